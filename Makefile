@@ -1,0 +1,103 @@
+# Everything runs in .venv, which the first target that needs it builds from requirements.lock.
+#   PYTHON=…    the Python 3.11 that .venv is made of (default: python3.11, else python3)
+#   ARGS=…      passed on, e.g. make table1 ARGS='scale=paper', make test ARGS='-k leep'
+#   RESULTS=…   another folder of results to read
+#   EXTRA=…     an extra of pyproject.toml to install too: make env EXTRA=torch
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV    := .venv
+UV      ?= uv
+results  = $(or $(RESULTS),results)
+python   = $(VENV)/bin/python
+pip      = $(python) -m pip --disable-pip-version-check -q
+
+TABLE1 := large_balanced small_balanced small_imbalanced
+
+##@ Set up
+
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-build.lock
+	@python=$$(sh scripts/check_system.sh $(PYTHON)); \
+	 echo "$(VENV): from requirements.lock, about a minute …"; "$$python" -m venv $(VENV)
+	@$(pip) install --require-hashes -r requirements-build.lock
+	@$(pip) install --require-hashes --no-build-isolation -r requirements.lock
+	@$(pip) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@$(pip) install --no-build-isolation -e '.[$*]'
+	@touch $@
+
+env: $(VENV)/.installed $(if $(EXTRA),$(VENV)/.installed-$(EXTRA))  ## build .venv from the lock file (EXTRA=torch: the torch engine too)
+
+data: env  ## download CIFAR-10, CIFAR-100, Fashion-MNIST and Gluon's weights: checksummed, resumable
+	$(python) scripts/fetch_data.py $(ARGS)
+
+lock:  ## make the lock files anew from pyproject.toml (needs uv)
+	@command -v $(UV) >/dev/null || { echo "leep: uv not found; install it, e.g. pip install uv" >&2; exit 1; }
+	@compile() { $(UV) --no-config pip compile -q --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $(ARGS) "$$@"; }; \
+	 compile --group build -o requirements-build.lock; \
+	 compile pyproject.toml --extra dev -o requirements.lock
+
+##@ The paper
+
+table1: env  ## run Sections 5.1-5.3, then write results/table1.{csv,md,tex} (RESULTS=DIR: only read that folder)
+ifeq ($(RESULTS),)
+	@for experiment in $(TABLE1); do \
+		echo "python run.py experiment=$$experiment" $(ARGS); \
+		code=0; $(python) run.py experiment=$$experiment $(ARGS) || code=$$?; \
+		case $$code in 0) ;; 3) ;; *) exit $$code ;; esac; \
+	done  # 3: nothing could run for want of data or weights, as run.py has said; the table says so too
+endif
+	$(python) -m experiments.table1 $(results)
+
+figures: env  ## draw the figures from the results (RESULTS=DIR: from that folder)
+	$(python) -m experiments.figures $(results)
+
+report: env  ## write the report of the results (RESULTS=DIR: of that folder)
+	$(python) -m experiments.report $(results)
+
+bench: env  ## measure the speed of measures, head re-training and forward pass
+	$(python) scripts/bench.py $(ARGS)
+
+##@ Development
+
+# Two processes of one thread each: faster than threads, and than both together.
+pytest = OMP_NUM_THREADS=1 $(python) -m pytest
+
+test: env  ## run the test suite
+	$(pytest) -n 2 --dist loadfile $(ARGS)
+
+test-slow: env  ## run the tests that take minutes
+	$(pytest) -n 2 --dist loadfile -m slow $(ARGS)
+
+test-torch: $(VENV)/.installed-torch  ## run the tests of the torch engine (installs torch)
+	$(pytest) -n 2 --dist loadfile -m 'torch and not slow' $(ARGS)
+
+lint: env  ## check style and format with ruff
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+format: env  ## apply ruff's format and safe fixes
+	$(python) -m ruff check --fix-only -q .
+	$(python) -m ruff format .
+
+clean:  ## delete caches, builds and results of runs; keep .venv, data, checkpoints and results/reference
+	rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name reference ! -name README.md -exec rm -rf {} +; fi
+
+distclean: clean  ## clean, and delete .venv
+	rm -rf $(VENV)
+
+help:  ## print this
+	@awk 'BEGIN {FS = " *## *"; print "make TARGET [ARGS=…] [RESULTS=…] [EXTRA=torch] [PYTHON=…]"} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-11s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: env data lock table1 figures report bench test test-slow test-torch lint format clean distclean help

@@ -1,0 +1,90 @@
+"""The paper's figures from the CSVs under a results folder: python -m experiments.figures [RESULTS]. So far 1, 6 and 7."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from experiments.table1 import metric_of, paper_rows, select_run
+from leep import plots
+from leep.results import read_runs
+from leep.statistics import levels
+
+STYLE = Path(__file__).with_name("figures.mplstyle")
+FIGURES = {  # name: setting, label of the vertical axis
+    "figure1": ("large_balanced", "Test accuracy"),
+    "figure6": ("small_balanced", "Average test accuracy"),
+    "figure7": ("small_imbalanced", "Average test F1 score"),
+}
+
+
+def panel_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """LEEP scores and accuracies of a panel's runs, a row a task and method, with the transferability level."""
+    frames = []
+    for _, row in rows.iterrows():
+        run = select_run(runs, row, seed)
+        if len(run):
+            run = run[run.measure == "leep"]
+            frames.append(run.assign(accuracy=run[metric_of(row["setting"])], level=levels(run.score)))
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def draw(name: str, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
+    """One figure of the paper: a panel for each source → target of its setting, captions with the number of tasks."""
+    setting, y_label = FIGURES[name]
+    rows = paper_rows().query("setting == @setting")
+    panels = list(rows.groupby(["target", "source"], sort=False))
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.9), squeeze=False)
+    for letter, ax, ((target, source), panel) in zip("abcd", axes[0], panels):
+        data = panel_data(runs, panel, seed)
+        first = panel.iloc[0]
+        title = f"({letter}) {first.source_data} → {first.target_data}"
+        if data.empty:
+            plots.message(
+                ax, f"not computed: python run.py\nexperiment={setting}\n'source=[{source}]'\n'target=[{target}]'"
+            )
+        else:
+            _panel(setting)(ax, data, y_label=y_label)
+            notes = [f"{data.task.nunique()} tasks, scale={data.scale.iloc[0]}", data.stand_in.iloc[0]]
+            title += "".join(f"\n{n}" for n in notes if n)
+        ax.set_title(title)
+    return fig
+
+
+def _panel(setting: str) -> Callable:
+    return plots.scatter if setting == "large_balanced" else plots.level_bars
+
+
+def main() -> None:
+    """Draw every figure as PDF and PNG into the results folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "results", type=Path, nargs="?", default=Path("results"), help="results folder (default: results)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs to draw (default: 0)")
+    args = parser.parse_args()
+    if not args.results.is_dir():
+        parser.error(
+            f"{args.results} is not a folder; run an experiment first: python run.py experiment=small_imbalanced"
+        )
+    plt.style.use(STYLE)
+    runs = read_runs(args.results)
+    folder = args.results / "figures"
+    folder.mkdir(exist_ok=True)
+    for name in FIGURES:
+        fig = draw(name, runs, args.seed)
+        for suffix in ("pdf", "png"):
+            fig.savefig(folder / f"{name}.{suffix}")
+        plt.close(fig)
+        print(f"{name}: {folder / name}.pdf, .png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Engines execute a Gluon model. Models and weights are defined in Gluon only; results name engine and precision."""
+
+from __future__ import annotations
+
+import os
+
+ENGINES = ("gluon", "torch")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def create_engine(name: str = "gluon", precision: str = "float32", device: str = "cpu", threads: int | None = None):
+    """The engine of that name; imported only now, so that nothing else pays for MXNet or PyTorch.
+
+    Parameters
+    ----------
+    name : {"gluon", "torch"}
+    precision : {"float32", "bfloat16"}
+        `gluon` knows float32 only.
+    device : str
+        `cpu`, or for `torch` a CUDA device (`cuda`, `cuda:1`).
+
+    threads : int, optional
+        Threads of one operation; all cores if None. MXNet reads it once, when it is first imported.
+
+    Raises
+    ------
+    ValueError
+        If the name, the precision or the device is not to be had.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"engine.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    threads = threads or len(os.sched_getaffinity(0))
+    if name == "gluon":
+        if precision != "float32" or device != "cpu":
+            raise ValueError(
+                f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; use engine=torch for bfloat16 or CUDA"
+            )
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        from leep.engines.gluon import GluonEngine
+
+        return GluonEngine()
+    try:
+        from leep.engines.torch import TorchEngine
+    except ModuleNotFoundError as error:
+        raise ValueError("engine=torch needs PyTorch: make env EXTRA=torch, or pip install 'leep[torch]'") from error
+    return TorchEngine(precision, device, threads)

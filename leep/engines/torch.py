@@ -1,0 +1,210 @@
+"""The second engine: PyTorch executes the Gluon graph with the Gluon weights.
+
+It brings bfloat16 and CUDA to networks that are defined, and stored, in Gluon alone. Needs the extra `leep[torch]`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from leep.engines.graph import Graph, get_weights, set_weights, trace
+
+
+def _get(node: dict, name: str, default: str) -> object:
+    value = node.get("attrs", {}).get(name, default)
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _convolution(node, training, x, weight, bias=None):
+    stride, pad, dilate = (_get(node, k, d) for k, d in (("stride", "(1, 1)"), ("pad", "(0, 0)"), ("dilate", "(1, 1)")))
+    return F.conv2d(x, weight, bias, stride, pad, dilate, _get(node, "num_group", "1"))
+
+
+def _batch_norm(node, training, x, gamma, beta, mean, var):
+    if _get(node, "fix_gamma", "True"):
+        gamma = torch.ones_like(gamma)
+    eps, momentum = _get(node, "eps", "0.001"), _get(node, "momentum", "0.9")
+    if not training or _get(node, "use_global_stats", "False"):
+        return F.batch_norm(x, mean, var, gamma, beta, False, 0.0, eps)
+    out, batch_mean, inv_std = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
+    with torch.no_grad():  # MXNet keeps the biased variance, PyTorch's own update the unbiased one
+        mean.mul_(momentum).add_(batch_mean, alpha=1 - momentum)
+        var.mul_(momentum).add_(inv_std.pow(-2).sub_(eps), alpha=1 - momentum)
+    return out
+
+
+def _activation(node, training, x):
+    return {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[_get(node, "act_type", "relu")](x)
+
+
+def _leaky_relu(node, training, x):
+    if _get(node, "act_type", "leaky") != "leaky":
+        raise NotImplementedError(f"LeakyReLU of type {_get(node, 'act_type', 'leaky')!r} in {node['name']}")
+    return F.leaky_relu(x, _get(node, "slope", "0.25"))
+
+
+def _pooling(node, training, x):
+    kind = _get(node, "pool_type", "max")
+    if _get(node, "global_pool", "False"):
+        return x.mean((2, 3), keepdim=True) if kind == "avg" else x.amax((2, 3), keepdim=True)
+    kernel, pad = _get(node, "kernel", "()"), _get(node, "pad", "(0, 0)")
+    stride, ceil = _get(node, "stride", "(1, 1)"), _get(node, "pooling_convention", "valid") == "full"
+    if kind == "max":
+        return F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil)
+    return F.avg_pool2d(x, kernel, stride, pad, ceil, _get(node, "count_include_pad", "True"))
+
+
+def _fully_connected(node, training, x, weight, bias=None):
+    return F.linear(x.flatten(1) if _get(node, "flatten", "True") else x, weight, bias)
+
+
+OPERATORS = {
+    "Convolution": _convolution,
+    "BatchNorm": _batch_norm,
+    "Activation": _activation,
+    "LeakyReLU": _leaky_relu,
+    "Pooling": _pooling,
+    "FullyConnected": _fully_connected,
+    "Flatten": lambda node, training, x: x.flatten(1),
+    "elemwise_add": lambda node, training, x, y: x + y,
+    "broadcast_add": lambda node, training, x, y: x + y,
+    "broadcast_mul": lambda node, training, x, y: x * y,
+    "clip": lambda node, training, x: x.clamp(_get(node, "a_min", "0"), _get(node, "a_max", "0")),
+    "Dropout": lambda node, training, x: F.dropout(x, _get(node, "p", "0.5"), training),
+    "_contrib_AdaptiveAvgPooling2D": lambda node, training, x: F.adaptive_avg_pool2d(x, _get(node, "output_size", "1")),
+}
+
+
+class GraphModule:
+    """A Gluon graph as a function of images and of a dictionary of tensors."""
+
+    def __init__(self, graph: Graph):
+        nodes = graph.nodes()
+        unknown = sorted({n["op"] for n in nodes} - set(OPERATORS) - {"null"})
+        if unknown:
+            raise NotImplementedError(
+                f"the torch engine does not know the operators {unknown}; it knows {sorted(OPERATORS)}. Use engine=gluon."
+            )
+        index = {name: i for i, name in enumerate(n["name"] for n in nodes)}
+        self._input = index["data"]
+        self._parameters = {name: index[name] for name in graph.parameters}
+        self._steps = [
+            (i, OPERATORS[n["op"]], n, [a[0] for a in n["inputs"]]) for i, n in enumerate(nodes) if n["op"] != "null"
+        ]
+        self._outputs = index["features"], len(nodes) - 1
+        self._size = len(nodes)
+
+    def __call__(self, images, tensors: dict[str, torch.Tensor], training: bool = False):
+        """Features and logits; in training mode running statistics in `tensors` are updated in place."""
+        values: list = [None] * self._size
+        values[self._input] = images
+        for name, i in self._parameters.items():
+            values[i] = tensors[name]
+        for i, operator, node, inputs in self._steps:
+            values[i] = operator(node, training, *(values[j] for j in inputs))
+        return tuple(values[i] for i in self._outputs)
+
+
+class TorchEngine:
+    """Runs Gluon networks in PyTorch, in float32 or bfloat16 (autocast), on the CPU or a CUDA device."""
+
+    name = "torch"
+
+    def __init__(self, precision: str = "float32", device: str = "cpu", threads: int = 1):
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(
+                f"engine.device={device}: this machine has no CUDA device that PyTorch can use; use engine.device=cpu"
+            )
+        torch.set_num_threads(threads)  # MXNet's import has set one
+        self.precision = precision
+        self.device = torch.device(device)
+
+    def tensors(self, net) -> dict[str, torch.Tensor]:
+        """The network's weights on the device, by structural name."""
+        return {k: torch.from_numpy(v.copy()).to(self.device) for k, v in get_weights(net).items()}
+
+    def images(self, images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
+
+    def autocast(self):
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def predictor(self, net):
+        """A function images `(n, 3, h, w)` float32 → features `(n, d)`, logits `(n, c)` float32 arrays."""
+        module, tensors = GraphModule(trace(net)), self.tensors(net)
+
+        def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            with torch.inference_mode(), self.autocast():
+                features, logits = module(self.images(images), tensors)
+            return features.float().cpu().numpy(), logits.float().cpu().numpy()
+
+        return predict
+
+    def trainer(self, net, momentum: float = 0.0, weight_decay: float = 0.0) -> TorchTrainer:
+        """SGD on softmax cross-entropy over all weights of the network."""
+        return TorchTrainer(self, net, momentum, weight_decay)
+
+
+class TorchTrainer:
+    """Trains `net`; the same rule as `GluonTrainer`, so that either engine goes on from the other's state."""
+
+    def __init__(self, engine: TorchEngine, net, momentum, weight_decay):
+        self.net, self._engine = net, engine
+        graph = trace(net)
+        self._module, self._tensors = GraphModule(graph), engine.tensors(net)
+        self._trained = [n for n, p in graph.parameters.items() if p.grad_req != "null"]
+        self._weights = [self._tensors[n].requires_grad_() for n in self._trained]
+        self._momenta = [torch.zeros_like(w) for w in self._weights]
+        self._momentum, self._weight_decay = momentum, weight_decay
+        self._losses: list[torch.Tensor] = []
+
+    def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
+        """One SGD step on a batch."""
+        with self._engine.autocast():
+            logits = self._module(self._engine.images(images), self._tensors, training=True)[1]
+        target = torch.from_numpy(np.asarray(labels, np.int64)).to(self._engine.device)
+        loss = F.cross_entropy(logits.float(), target)
+        gradients = list(torch.autograd.grad(loss, self._weights))
+        with torch.no_grad():
+            if self._weight_decay:
+                gradients = torch._foreach_add(gradients, self._weights, alpha=self._weight_decay)
+            torch._foreach_mul_(self._momenta, self._momentum)
+            torch._foreach_add_(self._momenta, gradients, alpha=-learning_rate)
+            torch._foreach_add_(self._weights, self._momenta)
+        self._losses.append(loss.detach())
+
+    def take_loss(self) -> float:
+        """The mean training loss of the steps since the last call; waits for them to end."""
+        losses, self._losses = self._losses, []
+        return float(torch.stack(losses).mean())
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Logits `(n, c)` in inference mode."""
+        with torch.no_grad(), self._engine.autocast():
+            return self._module(self._engine.images(images), self._tensors)[1].float().cpu().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights and momenta: what `load_state` needs to go on exactly. Also writes the weights into `net`."""
+        weights = {n: t.detach().cpu().numpy().copy() for n, t in self._tensors.items()}
+        set_weights(self.net, weights)
+        return {**weights, **{f"momentum:{n}": m.cpu().numpy().copy() for n, m in zip(self._trained, self._momenta)}}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a state saved by either engine."""
+        set_weights(self.net, {k: v for k, v in state.items() if not k.startswith("momentum:")})
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(torch.from_numpy(state[name]))
+            for name, momentum in zip(self._trained, self._momenta):
+                if f"momentum:{name}" in state:
+                    momentum.copy_(torch.from_numpy(state[f"momentum:{name}"]))

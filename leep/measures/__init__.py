@@ -1,0 +1,102 @@
+"""Measures of transferability: a file each; the file's name is the measure's name in a configuration.
+
+A measure is a file whose `score` takes some of the arrays `source_probs`, `source_labels`, `features`, `target_labels`
+and returns a float. It may have a `score_class_tasks` that takes the same arrays and `tasks`, for many tasks at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+
+import numpy as np
+
+from leep.measures._check import check_labels
+from leep.measures._classes import memberships
+
+VOCABULARY = ("source_probs", "source_labels", "features", "target_labels")
+MEASURES = tuple(sorted(file.name for file in pkgutil.iter_modules(__path__) if not file.name.startswith("_")))
+
+
+def get_measure(name: str) -> Callable[..., float]:
+    """The function of a measure, such as `leep_score` for `"leep"`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such measure; names the choices.
+    """
+    return _module(name).score
+
+
+def measure_arguments(name: str) -> tuple[str, ...]:
+    """The arrays that a measure takes, such as `("source_probs", "target_labels")`, from its signature."""
+    arguments = tuple(inspect.signature(get_measure(name)).parameters)
+    unknown = sorted(set(arguments) - set(VOCABULARY))
+    if unknown:
+        raise ValueError(f"measure {name} must take arguments among {', '.join(VOCABULARY)}, got {', '.join(unknown)}")
+    return arguments
+
+
+def score_task(name: str, arrays: Mapping[str, np.ndarray]) -> float:
+    """Score of a target task by a measure.
+
+    Parameters
+    ----------
+    name : str
+        One of `MEASURES`.
+    arrays : mapping of str to array `(n, …)`
+        The task's arrays by their names in the vocabulary; those that the measure does not take are ignored.
+
+    Raises
+    ------
+    ValueError
+        If the measure is unknown, an array that it takes is missing, or the measure rejects one.
+    """
+    return get_measure(name)(**_pick(name, arrays))
+
+
+def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """Scores of target tasks that take all examples of some classes (Section 5.1).
+
+    Parameters
+    ----------
+    name, arrays
+        As in `score_task`; the arrays are those of the whole data set, `target_labels` among them.
+    tasks : sequence of int arrays `(n_classes,)`
+        The classes of each task, distinct, all in `target_labels`.
+
+    Returns
+    -------
+    float64 array `(n_tasks,)`
+        What `score_task` gives on each task's rows. All at once where the measure has a `score_class_tasks`.
+
+    Raises
+    ------
+    ValueError
+        As `score_task`, and if a task is empty, repeats a class or takes one that does not occur.
+    """
+    picked = _pick(name, arrays)
+    batched = getattr(_module(name), "score_class_tasks", None)
+    if batched is not None:
+        return batched(**picked, tasks=tasks)
+    labels = check_labels("target_labels", arrays["target_labels"])
+    memberships(tasks, np.unique(labels))
+    rows = (np.flatnonzero(np.isin(labels, task)) for task in tasks)
+    return np.array([score_task(name, {key: values[r] for key, values in picked.items()}) for r in rows], float)
+
+
+def _module(name: str):
+    if name not in MEASURES:
+        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {name!r}")
+    return import_module(f"{__name__}.{name}")
+
+
+def _pick(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    arguments = measure_arguments(name)
+    missing = [argument for argument in arguments if argument not in arrays]
+    if missing:
+        raise ValueError(f"measure {name} needs {', '.join(missing)}, got {', '.join(arrays) or 'no arrays'}")
+    return {argument: arrays[argument] for argument in arguments}

@@ -1,0 +1,93 @@
+"""LEEP, the log expected empirical prediction (Section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from leep.measures._check import ROW_SUM_TOLERANCE, check_labels, check_matrix, check_same_length, reject_row
+from leep.measures._classes import Grouping, group_by_class, memberships
+
+ROWS_AT_ONCE = 4096  # of the batched form
+
+
+def leep_score(source_probs: np.ndarray, target_labels: np.ndarray) -> float:
+    """Average log-likelihood of the expected empirical predictor.
+
+    Parameters
+    ----------
+    source_probs : float array `(n, n_source_classes)`
+        θ(xᵢ), the source model's predicted distribution for each target example: non-negative, each row sums to 1
+        to 0.001. Rows are used as they come, not normalised. float32 is read as it is, C order spares a copy.
+    target_labels : int array `(n,)`
+        yᵢ, non-negative; gaps are allowed.
+
+    Returns
+    -------
+    float
+        Nats, −H(Y) ≤ LEEP ≤ 0, up to the rounding of the rows; higher is more transferable; 0 for a single class.
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype or value is not as above, or there are no examples.
+
+    Notes
+    -----
+    An example's own label never has the probability 0: a source class that holds 1/n_source_classes of θ(xᵢ) gives it
+    at least 1/(n · n_source_classes²). A source class without mass contributes nothing.
+
+    References
+    ----------
+    Nguyen et al., 2020, Eq. 1 and 2.
+    """
+    from leep.measures._leep_kernels import log_likelihood
+
+    probs, groups, sums = _joint(source_probs, target_labels)
+    if len(groups.classes) == 1:
+        return 0.0
+    totals = sums.sum(axis=0)  # n · P̂(z)
+    conditional = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)  # P̂(y|z)
+    return float(log_likelihood(probs, groups.codes, conditional) / len(probs))
+
+
+def score_class_tasks(source_probs: np.ndarray, target_labels: np.ndarray, tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """`leep_score` of each task that takes all examples of some classes, float64 `(n_tasks,)`.
+
+    `tasks` holds a 1-D integer array of distinct classes for each task. Every task shares the sums of Eq. 1.
+    """
+    probs, groups, sums = _joint(source_probs, target_labels)
+    member = memberships(tasks, groups.classes)
+    totals = member @ sums  # (n_tasks, n_source_classes)
+    # A reciprocal must not overflow; a mass of 1e-290 is far below the rounding of any p(y|x).
+    inverse = np.divide(1.0, totals, out=np.zeros_like(totals), where=totals > 1e-290)
+    scores = np.zeros(len(member))
+    for k in range(len(groups.classes)):
+        with_k = np.flatnonzero(member[:, k])
+        if len(with_k) == 0:
+            continue
+        given = np.ascontiguousarray(inverse[with_k].T)
+        rows = groups.rows(k)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            joint = probs[rows[start : start + ROWS_AT_ONCE]] * sums[k]
+            scores[with_k] += np.log(joint @ given).sum(axis=0)
+    scores /= np.maximum(member @ groups.counts, 1)
+    return np.where(member.sum(axis=1) == 1, 0.0, scores)
+
+
+def _joint(source_probs: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, Grouping, np.ndarray]:
+    """Checked probabilities, examples by class, and n · P̂(y, z) (Eq. 1)."""
+    from leep.measures._leep_kernels import sum_by_class  # numba is slow to import
+
+    probs = np.ascontiguousarray(check_matrix("source_probs", "n_source_classes", source_probs))
+    labels = check_labels("target_labels", target_labels)
+    check_same_length(source_probs=probs, target_labels=labels)
+    groups = group_by_class(labels)
+    sums, bad_row = sum_by_class(probs, groups.codes, len(groups.classes), ROW_SUM_TOLERANCE)
+    if bad_row >= 0:
+        reject_row(probs, bad_row)
+    return probs, groups, sums
+
+
+score = leep_score

@@ -1,0 +1,95 @@
+"""Plots of the paper's figures: an axis and a table in, the axis out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+METHOD_STYLE = {  # colours of Okabe and Ito (2008), told apart by marker and hatch in grey
+    "retrain_head": {"label": "Re-train head", "color": "#0072B2", "marker": "o", "hatch": ""},
+    "fine_tune": {"label": "Fine-tune", "color": "#D55E00", "marker": "^", "hatch": "//"},
+    "cnaps": {"label": "CNAPs", "color": "#009E73", "marker": "s", "hatch": ".."},
+}
+
+
+def scatter(ax: Axes, table: pd.DataFrame, x_label: str = "LEEP score (nats)", y_label: str = "Test accuracy") -> Axes:
+    """Score vs. accuracy of every task with the best-fit line, a colour a method (Figure 1).
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    table : DataFrame with the columns `method`, `score`, `accuracy`
+    """
+    for method, group in table.groupby("method", sort=False):
+        style = METHOD_STYLE[method]
+        ax.scatter(
+            group.score,
+            group.accuracy,
+            s=9,
+            alpha=0.6,
+            linewidths=0,
+            marker=style["marker"],
+            color=style["color"],
+            label=style["label"],
+        )
+        if group.score.nunique() > 1:
+            slope, intercept = np.polyfit(group.score, group.accuracy, 1)
+            ends = np.array([group.score.min(), group.score.max()])
+            ax.plot(ends, slope * ends + intercept, color=style["color"])
+    ax.set(xlabel=x_label, ylabel=y_label)
+    ax.legend()
+    return ax
+
+
+def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = "Average test accuracy") -> Axes:
+    """Mean accuracy by transferability level with the standard error and the number of tasks (Figures 2, 6, 7).
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    table : DataFrame with the columns `method`, `level` (1 … n_levels), `accuracy`; a level without tasks stays empty
+    n_levels : int
+    y_label : str
+    """
+    methods = list(dict.fromkeys(table.method))
+    width = 0.8 / len(methods)
+    for k, method in enumerate(methods):
+        style, groups = METHOD_STYLE[method], table[table.method == method].groupby("level").accuracy
+        mean, error = groups.mean(), groups.sem().fillna(0)
+        x = mean.index + (k - (len(methods) - 1) / 2) * width
+        ax.bar(
+            x,
+            mean,
+            width,
+            yerr=error,
+            capsize=2,
+            color=style["color"],
+            hatch=style["hatch"],
+            edgecolor="white",
+            label=style["label"],
+            error_kw={"linewidth": 0.8},
+        )
+        for position, height, count in zip(x, mean + error, groups.size()):
+            ax.annotate(
+                str(count),
+                (position, height),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6,
+                color="0.35",
+            )
+    ax.set(
+        xlabel="Transferability level (LEEP)", ylabel=y_label, xticks=range(1, n_levels + 1), xlim=(0.5, n_levels + 0.5)
+    )
+    ax.margins(y=0.12)
+    ax.legend(loc="upper left")
+    return ax
+
+
+def message(ax: Axes, text: str) -> Axes:
+    """A panel without data says what to run."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=7, color="0.35", wrap=True)
+    ax.set(xticks=[], yticks=[])
+    return ax

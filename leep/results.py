@@ -1,0 +1,159 @@
+"""The results store: one folder a configuration, rows appended one by one, resumed exactly after any interruption.
+
+results/<experiment>/<source>/<target>/seed<seed>-<hash>/
+    setting.json                    what determines the tasks and their scores
+    scores.csv                      task, measure, score …
+    <method>-<scale>-<hash>/
+        setting.json                what else determines the transferred models
+        transfers.csv               task, method, test_accuracy …
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from leep.files import write_atomically
+
+
+class ResultsError(RuntimeError):
+    """The results folder cannot be used as it is; the message says how to mend it."""
+
+
+def setting_hash(setting: Mapping) -> str:
+    """Eight hexadecimal digits that name a configuration."""
+    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def open_folder(folder: Path, setting: Mapping, provenance: Mapping) -> None:
+    """Create a run's folder, or check that the one that is there holds this very setting.
+
+    `setting` determines the rows; `provenance` (versions, machine, time) is kept beside it and may differ.
+
+    Raises
+    ------
+    ResultsError
+        If the folder holds rows of another setting.
+    """
+    path = folder / "setting.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())["setting"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultsError(f"{path} is damaged ({error}); move the folder away to compute it anew") from error
+        if found != json.loads(json.dumps(setting)):
+            raise ResultsError(
+                f"{folder} holds rows of another configuration; move it away, or give another results folder"
+            )
+        return
+    content = {"setting": dict(setting), "provenance": dict(provenance)}
+    write_atomically(path, lambda f: f.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"))
+
+
+def read_setting(folder: Path) -> dict:
+    """`setting` and `provenance` of a run's folder."""
+    return json.loads((folder / "setting.json").read_text())
+
+
+class Table:
+    """A CSV to which only this process appends, a row at a time, each on disk before the next.
+
+    Parameters
+    ----------
+    path : Path
+    columns : sequence of str
+    key : sequence of str
+        The columns that identify a row; `done` holds their values as text.
+
+    Raises
+    ------
+    ResultsError
+        If another process writes to the file, or its columns are others.
+    """
+
+    def __init__(self, path: Path, columns: list[str], key: list[str]):
+        self._columns, self._key = columns, key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+", newline="")  # noqa: SIM115  closed by __exit__
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ResultsError(
+                f"{path} is being written by another run; wait for it, or give another results folder"
+            ) from None
+        self._drop_torn_line()
+        self._file.seek(0)
+        rows = list(csv.reader(self._file))
+        if not rows:
+            self._append([columns])
+        elif rows[0] != columns:
+            self._file.close()
+            raise ResultsError(
+                f"{path} must have the columns {columns}, found {rows[0]}; move it away to compute it anew"
+            )
+        positions = [columns.index(k) for k in key]
+        self.done = {tuple(row[p] for p in positions) for row in rows[1:]}
+
+    def _drop_torn_line(self) -> None:
+        """A line that a kill cut short has no line end: it is removed and computed again."""
+        self._file.seek(0)
+        content = self._file.read()
+        if content and not content.endswith("\n"):
+            self._file.truncate(len(content[: content.rfind("\n") + 1].encode()))
+
+    def _append(self, rows: Iterable[list]) -> None:
+        csv.writer(self._file, lineterminator="\n").writerows(rows)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def append(self, *rows: Mapping) -> None:
+        """Add rows; floats are written so that they read back exactly, None as an empty field."""
+        self._append([[_text(row[c]) for c in self._columns] for row in rows])
+        self.done.update(tuple(_text(row[k]) for k in self._key) for row in rows)
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+
+def _text(value) -> str:
+    if value is None:
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def read_runs(root: Path) -> pd.DataFrame:
+    """All transferred models under a results folder joined with the scores of their tasks: one row a task × measure × method.
+
+    Besides the columns of the two CSVs: `setting`, `source`, `target`, `seed`, `scale`, `run` (the folder), and
+    `stand_in`, what differs from the paper (empty where nothing does).
+    """
+    frames = []
+    for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
+        folder = transfers_path.parent
+        outer, inner = read_setting(folder.parent)["setting"], read_setting(folder)["setting"]
+        scores, transfers = pd.read_csv(folder.parent / "scores.csv"), pd.read_csv(transfers_path)
+        frame = transfers.merge(scores, on=["task", "n_classes", "n_examples"])
+        frames.append(
+            frame.assign(
+                setting=outer["experiment"],
+                source=outer["source"]["name"],
+                target=outer["target"]["name"],
+                seed=outer["seed"],
+                scale=inner["scale"],
+                epochs=inner["epochs"],
+                run=str(folder.relative_to(root)),
+                stand_in="; ".join(outer["stand_in"] + inner["stand_in"]),
+            )
+        )
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

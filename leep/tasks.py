@@ -1,0 +1,130 @@
+"""Draws target tasks: classes and examples, from labels and a generator (Sections 5.1 to 5.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A target task: rows of a data set.
+
+    Attributes
+    ----------
+    classes : int64 array `(n_classes,)`
+        The data set's classes in the task; class `classes[k]` has the label `k` in the task.
+    train_rows : int64 array `(n,)`
+        Rows of the target data set 𝒟 among the training examples, ascending.
+    train_labels : int64 array `(n,)`
+        Their labels in the task, 0 … n_classes − 1.
+    test_rows, test_labels : int64 arrays `(m,)`
+        All test examples of the task's classes.
+    smaller_class : int or None
+        The label of the minority class of an imbalanced task.
+    whole_classes : bool
+        The task takes every training example of its classes.
+    """
+
+    classes: np.ndarray
+    train_rows: np.ndarray
+    train_labels: np.ndarray
+    test_rows: np.ndarray
+    test_labels: np.ndarray
+    smaller_class: int | None = None
+    whole_classes: bool = False
+
+
+def _task(classes, counts, train_labels, test_labels, rng, **properties) -> Task:
+    """`counts[k]` random training examples of `classes[k]` (all if None), and all its test examples."""
+    rows = []
+    for k, (c, count) in enumerate(zip(classes, counts)):
+        members = np.flatnonzero(train_labels == c)
+        if count is not None:
+            if count > len(members):
+                raise ValueError(f"class {c} must have at least {count} training examples, it has {len(members)}")
+            members = rng.choice(members, count, replace=False)
+        rows.append(np.stack([members, np.full(len(members), k)]))
+    train = np.concatenate(rows, axis=1)
+    train = train[:, np.argsort(train[0])]
+    position = np.full(max(train_labels.max(), test_labels.max()) + 1, -1)
+    position[classes] = np.arange(len(classes))
+    test_rows = np.flatnonzero(position[test_labels] >= 0)
+    return Task(classes, train[0], train[1], test_rows, position[test_labels[test_rows]], **properties)
+
+
+def _draw_classes(train_labels, size: int, rng) -> np.ndarray:
+    present = np.unique(train_labels)
+    if size > len(present):
+        raise ValueError(f"the task must have at most as many classes as the data set, {len(present)}, got {size}")
+    return rng.choice(present, size, replace=False)
+
+
+def draw_large_balanced(
+    train_labels: np.ndarray, test_labels: np.ndarray, rng: np.random.Generator, *, min_classes: int, max_classes: int
+) -> Task:
+    """Section 5.1: from `min_classes` to `max_classes` random classes (uniform), all their training examples."""
+    size = int(rng.integers(min_classes, max_classes + 1))
+    classes = np.sort(_draw_classes(train_labels, size, rng))
+    return _task(classes, [None] * size, train_labels, test_labels, rng, whole_classes=True)
+
+
+def draw_small_balanced(
+    train_labels: np.ndarray, test_labels: np.ndarray, rng: np.random.Generator, *, n_classes: int, per_class: int
+) -> Task:
+    """Section 5.2: `n_classes` random classes, `per_class` random training examples of each."""
+    classes = np.sort(_draw_classes(train_labels, n_classes, rng))
+    return _task(classes, [per_class] * n_classes, train_labels, test_labels, rng)
+
+
+def draw_small_imbalanced(
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    min_smaller: int,
+    max_smaller: int,
+    ratio: int,
+) -> Task:
+    """Section 5.3: two random classes; `min_smaller` to `max_smaller` examples of one, `ratio` times more of the other."""
+    classes = _draw_classes(train_labels, 2, rng)
+    smaller = int(rng.integers(min_smaller, max_smaller + 1))
+    return _task(classes, [smaller, ratio * smaller], train_labels, test_labels, rng, smaller_class=0)
+
+
+DRAW = {
+    "large_balanced": draw_large_balanced,
+    "small_balanced": draw_small_balanced,
+    "small_imbalanced": draw_small_imbalanced,
+}
+
+
+def task_rng(seed: int, index: int, purpose: int) -> np.random.Generator:
+    """The generator of task `index`: one stream a purpose, the same alone, in any order, on any machine."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, index)))
+
+
+SAMPLING, TRAINING = 0, 1  # purposes
+
+
+def draw_task(
+    setting: str, index: int, seed: int, train_labels: np.ndarray, test_labels: np.ndarray, **parameters
+) -> Task:
+    """Target task number `index` of a setting.
+
+    Parameters
+    ----------
+    setting : {"large_balanced", "small_balanced", "small_imbalanced"}
+    index, seed : int
+    train_labels, test_labels : int arrays
+        Labels of the whole data set.
+    **parameters
+        Of the setting's `draw_…` function.
+
+    Raises
+    ------
+    ValueError
+        If the data set has too few classes or examples.
+    """
+    return DRAW[setting](train_labels, test_labels, task_rng(seed, index, SAMPLING), **parameters)

@@ -1,0 +1,141 @@
+"""Print how fast the core is, nothing asserted: python scripts/bench.py [measures] [heads] [forward]."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from leep import h_score, leep_score, nce_score
+from leep.engines import create_engine
+from leep.measures import score_class_tasks
+from leep.parallel import run_in_order
+from leep.tasks import TRAINING, draw_task, task_rng
+from leep.transfer.retrain_head import train_head
+
+SECTIONS = {  # paper-scale tasks on data of CIFAR-100's shape, and the head's epochs
+    "5.1": ("large_balanced", {"min_classes": 2, "max_classes": 100}, 100),
+    "5.2": ("small_balanced", {"n_classes": 5, "per_class": 50}, 50),
+    "5.3": ("small_imbalanced", {"min_smaller": 30, "max_smaller": 60, "ratio": 5}, 20),
+}
+
+
+def seconds(function: Callable, repeats: int = 3) -> float:
+    """The shortest of a few runs, after one that compiles and warms up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def cifar_like(d: int = 64, n_source: int = 10) -> tuple[np.ndarray, ...]:
+    """Features, probabilities, labels of 50,000 training examples, 500 a class; labels of 10,000 test examples."""
+    rng = np.random.default_rng(0)
+    labels, test_labels = (
+        rng.permutation(np.repeat(np.arange(100), 500)),
+        rng.permutation(np.repeat(np.arange(100), 100)),
+    )
+    centres = rng.standard_normal((100, d))
+    features = np.maximum(centres[labels] + rng.standard_normal((50_000, d)), 0).astype(np.float32)
+    probs = rng.dirichlet(np.full(n_source, 0.3), 50_000).astype(np.float32)
+    return features, probs, labels, test_labels
+
+
+def textbook_leep(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Equations 1 and 2 as written, in NumPy."""
+    joint = np.stack([probs[labels == y].sum(0, dtype=np.float64) for y in np.unique(labels)]) / len(labels)
+    conditional = joint / joint.sum(0)
+    return float(np.log((conditional[labels] * probs).sum(1)).mean())
+
+
+def bench_measures() -> None:
+    """LEEP on 50,000 × 1,000 with 100 target classes; all measures for 200 large tasks."""
+    rng = np.random.default_rng(0)
+    probs = rng.random((50_000, 1_000), dtype=np.float32) ** 8
+    probs /= probs.sum(1, keepdims=True)
+    labels = rng.permutation(np.repeat(np.arange(100), 500))
+    read, ours = seconds(lambda: (probs.sum(), probs.sum())), seconds(lambda: leep_score(probs, labels))
+    book = seconds(lambda: textbook_leep(probs, labels), 1)
+    print(f"LEEP, n=50,000, 1,000 source and 100 target classes: {ours:.3f} s")
+    print(
+        f"  {ours / read:.2f} × reading the array twice ({read:.3f} s); textbook {book:.3f} s, {book / ours:.1f} × ours"
+    )
+    features, probs, labels, test_labels = cifar_like()
+    tasks = [draw_task(SECTIONS["5.1"][0], i, 0, labels, test_labels, **SECTIONS["5.1"][1]).classes for i in range(200)]
+    arrays = {"source_probs": probs, "source_labels": probs.argmax(1), "features": features, "target_labels": labels}
+    for name in ("leep", "nce", "h_score"):
+        print(f"{name} of 200 large tasks: {seconds(lambda: score_class_tasks(name, arrays, tasks)):.3f} s")  # noqa: B023
+    whole = {
+        "leep": lambda: leep_score(probs, labels),
+        "nce": lambda: nce_score(probs.argmax(1), labels),
+        "h_score": lambda: h_score(features, labels),
+    }
+    print("  of the full set once: " + ", ".join(f"{k} {seconds(f):.3f} s" for k, f in whole.items()))
+
+
+def bench_heads(n_gluon: int = 2) -> None:
+    """The heads of 200 tasks of each section on two workers; a few small tasks also by the Gluon loop."""
+    features, _, labels, test_labels = cifar_like()
+    for section, (setting, parameters, epochs) in SECTIONS.items():
+
+        def train(i, implementation="compiled", epochs=epochs, setting=setting, parameters=parameters):
+            task = draw_task(setting, i, 0, labels, test_labels, **parameters)
+            x = features[task.train_rows]
+            start = time.perf_counter()
+            train_head(
+                x,
+                task.train_labels,
+                len(task.classes),
+                task_rng(0, i, TRAINING),
+                epochs=epochs,
+                implementation=implementation,
+            )
+            return time.perf_counter() - start
+
+        train(0, epochs=1)  # compiles
+        start = time.perf_counter()
+        compiled = list(run_in_order(train, range(200), None, threads=True))
+        print(f"Section {section}: 200 heads, {epochs} epochs each, on all cores: {time.perf_counter() - start:.1f} s")
+        if setting != "large_balanced":
+            gluon = [train(i, "gluon") for i in range(n_gluon)]
+            ratio = np.mean(gluon) / np.mean(compiled[:n_gluon])
+            print(f"  a head by the Gluon loop: {np.mean(gluon):.2f} s, {ratio:.0f} × the compiled loop")
+
+
+def bench_forward() -> None:
+    """Images a second of ResNet20 at 32 pixels in each engine that is installed."""
+    from leep.sources.zoo import build
+
+    net = build("cifar_resnet20_v1", 10, np.random.SeedSequence(0))
+    images = np.random.default_rng(0).standard_normal((250, 3, 32, 32)).astype(np.float32)
+    for name, precision in (("gluon", "float32"), ("torch", "float32"), ("torch", "bfloat16")):
+        try:
+            predict = create_engine(name, precision).predictor(net)
+        except ValueError as error:
+            print(f"forward pass, {name} {precision}: {error}")
+            continue
+        print(f"forward pass, {name} {precision}: {250 / seconds(lambda: predict(images), 10):,.0f} images/s")  # noqa: B023
+
+
+BENCHES = {"measures": bench_measures, "heads": bench_heads, "forward": bench_forward}
+
+
+def main() -> None:
+    """Run the benchmarks named on the command line, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="*", metavar="what", help=f"among {', '.join(BENCHES)} (default: all)")
+    chosen = parser.parse_args().what or list(BENCHES)
+    unknown = [c for c in chosen if c not in BENCHES]
+    if unknown:
+        parser.error(f"what must be among {', '.join(BENCHES)}, got {unknown[0]!r}")
+    for name in chosen:
+        BENCHES[name]()
+
+
+if __name__ == "__main__":
+    main()

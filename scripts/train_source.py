@@ -1,0 +1,84 @@
+"""Train a source model on its source task; resumable, the same from any epoch on.
+
+python scripts/train_source.py                                          # gluon, float32
+python scripts/train_source.py engine=torch engine.precision=bfloat16   # about four times as fast
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from leep.data import load_data
+from leep.data.augment import crop_and_flip
+from leep.engines import create_engine
+from leep.files import write_atomically
+from leep.sources.preprocess import Preprocessing
+from leep.sources.zoo import build
+
+
+def accuracy(trainer, prepare, images, labels) -> float:
+    """Fraction of correct predictions."""
+    parts = (trainer.predict(prepare(images[i : i + 500])).argmax(1) for i in range(0, len(images), 500))
+    return float(np.mean(np.concatenate(list(parts)) == labels))
+
+
+def train_epoch(trainer, prepare, data, epoch: int, cfg) -> float:
+    """One epoch; its batches and crops are drawn from its own generator. Returns the mean training loss."""
+    rng = np.random.default_rng(np.random.SeedSequence(cfg.seed, spawn_key=(1, epoch)))
+    order = rng.permutation(len(data.train_labels))
+    steps = len(order) // cfg.batch_size  # the last short batch is left to another epoch
+    for step in tqdm(
+        range(steps), desc=f"epoch {epoch + 1}/{cfg.epochs}", unit_scale=cfg.batch_size, unit=" images", leave=False
+    ):
+        rows = order[step * cfg.batch_size : (step + 1) * cfg.batch_size]
+        progress = (epoch + step / steps) / cfg.epochs
+        learning_rate = cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        images = prepare(crop_and_flip(data.train_images[rows], rng))
+        trainer.step(images, data.train_labels[rows], learning_rate)
+    return trainer.take_loss()
+
+
+@hydra.main(config_path="../conf", config_name="train_source", version_base="1.3")
+def main(cfg) -> None:
+    """Train, log every epoch, and write `weights.params` at the end."""
+    (source,) = cfg.source.values()
+    data = load_data(source.trained_on.lower(), root=cfg.data.root)
+    prepare = Preprocessing(source.size, tuple(source.mean), tuple(source.std))
+    engine = create_engine(**cfg.engine)
+    net = build(source.model, source.n_classes, np.random.SeedSequence(cfg.seed, spawn_key=(0,)))
+    trainer = engine.trainer(net, cfg.momentum, cfg.weight_decay)
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    checkpoint, log = out / "checkpoint.npz", []
+    if checkpoint.exists():
+        with np.load(checkpoint) as saved:
+            state = {k: saved[k] for k in saved.files}
+        log = state.pop("log").tolist()
+        trainer.load_state(state)
+        print(f"going on after epoch {len(log)} of {cfg.epochs} from {checkpoint}")
+    for epoch in range(len(log), cfg.epochs):
+        start = time.perf_counter()
+        loss = train_epoch(trainer, prepare, data, epoch, cfg)
+        test = accuracy(trainer, prepare, data.test_images, data.test_labels)
+        log.append((epoch + 1, loss, test, time.perf_counter() - start))
+        print("epoch {:.0f}: loss {:.4f}, test accuracy {:.4f}, {:.0f} s".format(*log[-1]), flush=True)
+        write_atomically(checkpoint, lambda f: np.savez(f, log=np.array(log), **trainer.state()))
+    pd.DataFrame(log, columns=["epoch", "loss", "test_accuracy", "seconds"]).astype({"epoch": int}).to_csv(
+        out / "log.csv", index=False
+    )
+    trainer.state()  # writes the weights into the net
+    net.save_parameters(str(out / "weights.params"))
+    reference = accuracy(create_engine("gluon").trainer(net), prepare, data.test_images, data.test_labels)
+    print(f"{out / 'weights.params'}: test accuracy {reference:.4f} in the gluon engine")
+
+
+if __name__ == "__main__":
+    main()

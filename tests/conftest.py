@@ -1,0 +1,89 @@
+"""A tiny CIFAR-100 in its binary layout, random source weights, and a way to run experiments on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers, one thread each
+
+
+def write_cifar100(folder: Path, n_classes: int, n_train: int, n_test: int, seed: int = 0) -> None:
+    """Images of noise around a colour of their class, `n_train` and `n_test` a class."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    colours = rng.integers(40, 216, (n_classes, 3, 1))
+    for split, count in (("train", n_train), ("test", n_test)):
+        labels = rng.permutation(np.repeat(np.arange(n_classes), count)).astype(np.uint8)
+        pixels = colours[labels] + rng.normal(0, 60, (len(labels), 3, 1024))
+        pixels = pixels.clip(0, 255).astype(np.uint8).reshape(len(labels), -1)
+        np.concatenate([np.zeros((len(labels), 1), np.uint8), labels[:, None], pixels], 1).tofile(
+            folder / f"{split}.bin"
+        )
+    (folder / "fine_label_names.txt").write_text("\n".join(f"class{i}" for i in range(100)) + "\n")
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """A data root that holds only a `cifar100` of six classes, 320 training and 10 test images each."""
+    root = tmp_path_factory.mktemp("data")
+    write_cifar100(root / "cifar100", 6, 320, 10)
+    return root
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory) -> Path:
+    """A `.params` file of `cifar_resnet20_v1` with random weights."""
+    from leep.sources.zoo import build
+
+    path = tmp_path_factory.mktemp("weights") / "random.params"
+    build("cifar_resnet20_v1", 10, np.random.SeedSequence(7)).save_parameters(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """One cache of forward passes for all tests of a worker."""
+    return tmp_path_factory.mktemp("passes")
+
+
+@pytest.fixture
+def arguments(data_root, random_weights, shared_cache, tmp_path):
+    """Overrides that point `run.py` at the tiny data, the random weights and a fresh results folder."""
+
+    def make(experiment: str, *extra: str, results: Path | None = None) -> list[str]:
+        return [
+            f"experiment={experiment}",
+            "scale=smoke",
+            "source=[cifar10_resnet20]",
+            "target=[cifar100]",
+            f"source.cifar10_resnet20.weights={random_weights}",
+            f"data.root={data_root}",
+            f"paths.results={results or tmp_path / 'results'}",
+            f"paths.cache={shared_cache}",
+            *(["task.max_classes=6"] if experiment == "large_balanced" else []),
+            *extra,
+        ]
+
+    return make
+
+
+@pytest.fixture
+def run_experiment(arguments):
+    """Runs `run.py` as a user would; returns the finished process."""
+
+    def run(experiment: str, *extra: str, results: Path | None = None, check: bool = True):
+        command = [sys.executable, "run.py", *arguments(experiment, *extra, results=results)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run

@@ -1,0 +1,206 @@
+"""Every experiment at scale=smoke: rows, resumption, what is missing, what is refused."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+
+from experiments.check import UserError, check_config
+from leep.results import read_runs, read_setting
+
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def csvs(results: Path) -> dict[str, bytes]:
+    """Every CSV under a results folder by its relative path."""
+    return {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.rglob("*.csv"))}
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_passes_the_checks(experiment, scale):
+    check_config(composed(f"experiment={experiment}", f"scale={scale}"))
+
+
+def test_paper_scale_is_the_papers_protocol():
+    large, small, imbalanced = (
+        composed(f"experiment={e}", "scale=paper") for e in ("large_balanced", "small_balanced", "small_imbalanced")
+    )
+    assert (large.n_tasks, small.n_tasks, imbalanced.n_tasks) == (200, 200, 200)
+    assert (large.epochs.retrain_head, small.epochs.retrain_head, imbalanced.epochs.retrain_head) == (100, 50, 20)
+    assert dict(large.task) == {"min_classes": 2, "max_classes": 100}
+    assert dict(small.task) == {"n_classes": 5, "per_class": 50}
+    assert dict(small.task_of.fashion_mnist) == {"n_classes": 4, "per_class": 30}
+    assert dict(imbalanced.task) == {"min_smaller": 30, "max_smaller": 60, "ratio": 5}
+    for cfg in (large, small, imbalanced):
+        assert (cfg.method.retrain_head.batch_size, cfg.method.retrain_head.learning_rate) == (10, 0.01)
+        assert cfg.scale.max_tasks is None and cfg.scale.max_epochs is None
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_writes_its_rows_and_a_second_call_does_nothing(run_experiment, experiment, tmp_path):
+    run_experiment(experiment)
+    results = tmp_path / "results"
+    runs = read_runs(results)
+    assert sorted(set(runs.task)) == [0, 1, 2, 3] and set(runs.measure) == {"leep", "nce", "h_score"}
+    assert runs.test_accuracy.between(0, 1).all() and runs.score.notna().all()
+    assert runs.test_f1.notna().all() == (experiment == "small_imbalanced")
+    assert (runs[runs.measure.isin(["leep", "nce"])].score <= 0).all()
+    assert set(runs.scale) == {"smoke"} and runs.stand_in.str.contains("random.params weights").all()
+    before = {p: p.stat().st_mtime_ns for p in results.rglob("*") if p.is_file()}
+    second = run_experiment(experiment)
+    assert "were done before" in second.stdout
+    assert {p: p.stat().st_mtime_ns for p in results.rglob("*") if p.is_file()} == before
+
+
+def test_rows_do_not_depend_on_workers(run_experiment, tmp_path):
+    run_experiment("small_imbalanced", "executor=serial", results=tmp_path / "one")
+    run_experiment("small_imbalanced", "executor.workers=3", results=tmp_path / "three")
+    assert csvs(tmp_path / "one") == csvs(tmp_path / "three") != {}
+
+
+def test_more_tasks_continue_the_same_file(run_experiment, tmp_path):
+    run_experiment("small_balanced", "scale.max_tasks=3")
+    short = csvs(tmp_path / "results")
+    run_experiment("small_balanced", "scale.max_tasks=6")
+    long = csvs(tmp_path / "results")
+    assert short.keys() == long.keys() and all(long[k].startswith(short[k]) and long[k] != short[k] for k in short)
+
+
+def test_seeds_and_changed_protocols_are_kept_apart(run_experiment, tmp_path):
+    run_experiment("small_imbalanced")
+    run_experiment("small_imbalanced", "seed=1")
+    run_experiment("small_imbalanced", "method.retrain_head.learning_rate=0.1")
+    runs = read_runs(tmp_path / "results")
+    assert runs.groupby("run").seed.first().value_counts().to_dict() == {0: 2, 1: 1}
+    changed = runs[runs.stand_in.str.contains("learning_rate=0.1")]
+    assert changed.run.nunique() == 1 and len(changed) == 12
+
+
+def test_multirun_over_seeds(run_experiment, tmp_path):
+    run_experiment("small_imbalanced", "-m", "seed=0,1", "scale.max_tasks=3")
+    assert set(read_runs(tmp_path / "results").seed) == {0, 1}
+
+
+def test_a_measure_added_later_leaves_the_old_rows(run_experiment, tmp_path):
+    run_experiment("small_balanced", "measures=[leep]")
+    (path,) = (tmp_path / "results").rglob("scores.csv")
+    before = path.read_bytes()
+    run_experiment("small_balanced", "measures=[leep,nce]")
+    assert path.read_bytes().startswith(before)
+    assert len(list(csv.reader(path.open()))) == 1 + 4 + 4
+
+
+def test_results_name_what_made_them(run_experiment, tmp_path):
+    run_experiment("small_balanced")
+    (scores,) = (tmp_path / "results").rglob("scores.csv")
+    setting = read_setting(scores.parent)
+    assert setting["setting"]["engine"] == {"name": "gluon", "precision": "float32", "device": "cpu"}
+    assert len(setting["setting"]["source"]["weights_sha256"]) == len(setting["setting"]["target"]["sha256"]) == 64
+    assert setting["provenance"]["packages"]["mxnet"] == "1.9.1"
+
+
+def kill_and_resume(arguments, results: Path, kills: int, seed: int) -> None:
+    """Kill the run at random moments, then let it end."""
+    rng = random.Random(seed)
+    command = [sys.executable, "run.py", *arguments]
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(2.0, 7.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_gives_the_same_rows(arguments, run_experiment, tmp_path):
+    more = ("scale.max_tasks=200", "scale.max_epochs=200", "epochs.retrain_head=200", "executor.workers=2")
+    run_experiment("small_balanced", *more, results=tmp_path / "whole")
+    kill_and_resume(
+        arguments("small_balanced", *more, results=tmp_path / "killed"), tmp_path / "killed", kills=10, seed=0
+    )
+    assert csvs(tmp_path / "killed") == csvs(tmp_path / "whole") != {}
+
+
+def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, tmp_path, monkeypatch):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "nowhere"))
+    done = run_experiment("small_balanced", "source=[cifar10_resnet20,imagenet_resnet18]")
+    assert "resnet18_v1" in done.stdout and "make data" in done.stdout
+    assert set(read_runs(tmp_path / "results").source) == {"cifar10_resnet20"}
+    strict = run_experiment("small_balanced", "source=[cifar10_resnet20,imagenet_resnet18]", "strict=true", check=False)
+    assert strict.returncode == 2 and "resnet18_v1" in strict.stderr
+    nothing = run_experiment("small_balanced", "data.root=null", check=False)
+    assert nothing.returncode == 3 and "cifar100" in nothing.stderr and "make data" in nothing.stderr
+    assert "Traceback" not in nothing.stderr + strict.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("n_tasks=2", "n_tasks must be an integer ≥ 3, got 2"),
+        ("seed=-1", "seed must be an integer ≥ 0, got -1"),
+        ("seed=abc", "seed must be an integer ≥ 0, got 'abc'"),
+        ("measures=[lepe]", "measures must be among h_score, leep, nce, got 'lepe'"),
+        ("source=[]", "source must name at least one"),
+        ("epochs.retrain_head=0", "epochs.retrain_head must be an integer ≥ 1, got 0"),
+        ("method.retrain_head.learning_rate=0", "learning_rate must be a number > 0, got 0"),
+        ("method.retrain_head.momentum=1", "momentum must be a number ≥ 0 and < 1, got 1"),
+        ("method.retrain_head.implementation=fast", "must be one of compiled, gluon, got 'fast'"),
+        ("task.ratio=-5", "task.ratio must be an integer ≥ 1, got -5"),
+        ("task.min_smaller=90", "task.min_smaller must be ≤ task.max_smaller, 60, got 90"),
+        ("executor.workers=0", "executor.workers must be null or an integer ≥ 1, got 0"),
+        ("engine.precision=float16", "engine.precision must be one of"),
+    ],
+)
+def test_impossible_values_fail_before_any_work(override, message):
+    with pytest.raises(UserError, match=message):
+        check_config(composed("experiment=small_imbalanced", override))
+
+
+@pytest.mark.parametrize(
+    ("override", "choices"),
+    [("scale=huge", "quick"), ("source=[resnet]", "cifar10_resnet20"), ("n_task=5", "n_task"), ("task.rato=5", "rato")],
+)
+def test_unknown_names_and_keys_fail_naming_the_choices(run_experiment, override, choices, tmp_path):
+    done = run_experiment("small_imbalanced", override, check=False)
+    assert done.returncode != 0 and choices in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_task_that_the_data_cannot_give_is_a_clear_error(run_experiment):
+    done = run_experiment("small_balanced", "task.n_classes=7", check=False)
+    assert done.returncode == 2 and "at most as many classes as the data set, 6, got 7" in done.stderr
+
+
+def test_gluon_loop_gives_the_same_accuracies(run_experiment, tmp_path):
+    run_experiment("small_balanced", "scale.max_tasks=3", results=tmp_path / "a")
+    run_experiment(
+        "small_balanced", "scale.max_tasks=3", "method.retrain_head.implementation=gluon", results=tmp_path / "b"
+    )
+    a, b = read_runs(tmp_path / "a"), read_runs(tmp_path / "b")
+    pd.testing.assert_series_equal(a.test_accuracy, b.test_accuracy, atol=1e-2)
+
+
+def test_help_helps():
+    done = subprocess.run([sys.executable, "run.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (
+        all(e in done.stdout for e in EXPERIMENTS)
+        and "scale=paper" in done.stdout
+        and "cifar10_resnet20" in done.stdout
+    )

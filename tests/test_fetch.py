@@ -1,0 +1,384 @@
+import hashlib
+import importlib.util
+import io
+import re
+import sys
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leep.data import fetch, load_data
+from leep.data.fetch import DATA_SETS, DownloadError, RemoteDataSet, RemoteFile, download, fetch_data_set, fetch_weights
+
+CONTENT = np.random.default_rng(0).bytes(200_000)
+HTML = b"\n<!DOCTYPE html><title>Log in to this network</title>"
+
+
+def md5(content):
+    return "md5:" + hashlib.md5(content).hexdigest()
+
+
+class Server:
+    """Serves what `pages` says: path → (content, how). Remembers what was asked: (path, Range or None)."""
+
+    def __init__(self):
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.pages, self.asked = {}, []
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.base = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+    def serve(self, path, content, *how):
+        """`how`: html, html-as-file, no-range, wrong-range, breaks (every answer ends after 80,000 bytes)."""
+        self.pages[path] = content, how
+        return f"{self.base}{path}"
+
+    def answer(self, request):
+        wanted = request.headers.get("Range")
+        self.asked.append((request.path, wanted))
+        if request.path not in self.pages:
+            request.send_error(404)
+            return
+        content, how = self.pages[request.path]
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and "no-range" not in how else 0
+        if start >= len(content):
+            request.send_response(416)
+            request.send_header("Content-Range", f"bytes */{len(content)}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        if wanted and "wrong-range" in how:
+            start = 1
+        body = content[start:]
+        request.send_response(206 if start else 200)
+        if start:
+            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        request.send_header("Content-Type", "text/html; charset=utf-8" if "html" in how else "application/gzip")
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body[:80_000] if "breaks" in how else body)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def dead():
+    """The address of a port on which nothing listens."""
+    server = Server()
+    server.close()
+    return f"{server.base}/file"
+
+
+def remote(*urls, content=CONTENT):
+    return RemoteFile("file", md5(content), urls)
+
+
+def leftovers(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_file_is_downloaded_once(server, tmp_path):
+    file = remote(server.serve("/file", CONTENT))
+    assert download(file, tmp_path / "new") == tmp_path / "new" / "file"
+    assert download(file, tmp_path / "new").read_bytes() == CONTENT
+    assert server.asked == [("/file", None)]
+    assert leftovers(tmp_path / "new") == ["file"]
+
+
+def test_a_wrong_file_that_lies_there_is_replaced(server, tmp_path):
+    (tmp_path / "file").write_bytes(HTML)
+    download(remote(server.serve("/file", CONTENT)), tmp_path)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
+    assert download(remote(server.serve("/file", CONTENT, "breaks")), tmp_path).read_bytes() == CONTENT
+    starts = [int(asked.removeprefix("bytes=").removesuffix("-")) for _, asked in server.asked[1:]]
+    assert server.asked[0] == ("/file", None)
+    assert 0 < starts[0] <= 80_000 < starts[1] <= 160_000
+    assert leftovers(tmp_path) == ["file"]
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_stopped(server, tmp_path):
+    url = server.serve("/file", CONTENT, "breaks", "no-range")  # never comes to its end
+    with pytest.raises(DownloadError, match=r"broke off|broken|IncompleteRead"):
+        download(remote(url), tmp_path)
+    assert leftovers(tmp_path) == ["file.part"]
+    had = (tmp_path / "file.part").stat().st_size
+    assert 0 < had <= 80_000
+    server.asked.clear()
+    server.serve("/file", CONTENT)
+    assert download(remote(url), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [("/file", f"bytes={had}-")]
+
+
+def test_another_mirror_goes_on_with_what_the_first_one_sent(server, tmp_path):
+    urls = server.serve("/first", CONTENT, "breaks", "no-range"), server.serve("/second", CONTENT)
+    assert download(remote(*urls), tmp_path).read_bytes() == CONTENT
+    path, asked = server.asked[-1]
+    assert path == "/second"
+    assert asked.startswith("bytes=")
+
+
+@pytest.mark.parametrize("how", ["no-range", "wrong-range"])
+def test_a_server_that_does_not_go_on_is_let_start_again(server, tmp_path, how):
+    (tmp_path / "file.part").write_bytes(CONTENT[:5000])
+    assert download(remote(server.serve("/file", CONTENT, how)), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_the_whole_file_is_taken(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    download(remote(server.serve("/file", CONTENT)), tmp_path)
+    assert server.asked == [("/file", f"bytes={len(CONTENT)}-")]
+    assert leftovers(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("part", [b"not the beginning of it", CONTENT + b"too long"])
+def test_a_wrong_part_is_thrown_away_and_the_mirror_not_blamed(server, tmp_path, part):
+    (tmp_path / "file.part").write_bytes(part)
+    assert download(remote(server.serve("/file", CONTENT)), tmp_path).read_bytes() == CONTENT
+    assert leftovers(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("how", ["html", "html-as-file"])
+def test_a_web_page_is_refused_and_the_next_mirror_tried(server, tmp_path, how):
+    page, good = server.serve("/page", HTML, how), server.serve("/good", CONTENT)
+    with pytest.raises(DownloadError, match=rf"{page}: the server sent a web page, not the file: .*DOCTYPE"):
+        download(remote(page), tmp_path)
+    assert leftovers(tmp_path) == []
+    assert download(remote(page, good), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_web_page_does_not_spoil_the_part(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT[:5000])
+    urls = server.serve("/page", HTML, "html", "no-range"), server.serve("/good", CONTENT)
+    download(remote(*urls), tmp_path)
+    assert server.asked == [("/page", "bytes=5000-"), ("/good", "bytes=5000-")]
+
+
+def test_a_wrong_file_is_refused_and_the_next_mirror_tried(server, tmp_path):
+    wrong, good = server.serve("/wrong", CONTENT[::-1]), server.serve("/good", CONTENT)
+    expected, got = md5(CONTENT), md5(CONTENT[::-1]).removeprefix("md5:")
+    with pytest.raises(DownloadError, match=f"expected {expected}") as caught:
+        download(remote(wrong), tmp_path)
+    assert wrong in str(caught.value)
+    assert got in str(caught.value)
+    assert leftovers(tmp_path) == []
+    assert download(remote(wrong, good), tmp_path).read_bytes() == CONTENT
+
+
+def test_when_all_mirrors_fail_each_is_named_and_the_remedy(server, tmp_path, dead):
+    missing = f"{server.base}/missing"
+    with pytest.raises(DownloadError) as caught:
+        download(remote(dead, missing), tmp_path)
+    message = str(caught.value)
+    assert f"{dead}: " in message
+    assert re.search(f"{missing}: .*404", message)
+    assert f"put the file at {tmp_path / 'file'} by hand" in message
+    (tmp_path / "file").write_bytes(CONTENT)  # by hand
+    assert download(remote(dead), tmp_path).read_bytes() == CONTENT
+
+
+# data sets
+
+
+def tar(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            else:
+                member.size = len(content)
+            archive.addfile(member, io.BytesIO(content or b""))
+    return file.getvalue()
+
+
+def cifar10_members(n=2):
+    rng = np.random.default_rng(1)
+    batches = [m for m in DATA_SETS["cifar10"].members if m.endswith(".bin")]
+    records = {m: np.hstack([rng.integers(0, 10, (n, 1)), rng.integers(0, 256, (n, 3072))]) for m in batches}
+    members = {m: r.astype(np.uint8).tobytes() for m, r in records.items()}
+    return members | {"cifar-10-batches-bin/batches.meta.txt": "\n".join("abcdefghij").encode()}
+
+
+def cifar10_at(url, content):
+    return RemoteDataSet(
+        (RemoteFile("cifar-10-binary.tar.gz", md5(content), (url,)),), "cifar10", (10, 2), DATA_SETS["cifar10"].members
+    )
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """A root, and nothing else to be found."""
+    monkeypatch.setattr("leep.data.search_path", lambda root=None: [Path(root)])
+    return tmp_path / "root"
+
+
+def test_an_archive_is_unpacked_to_where_gluon_looks_and_not_downloaded_again(server, alone):
+    content = tar(cifar10_members())
+    there = cifar10_at(server.serve("/cifar-10-binary.tar.gz", content), content)
+    assert fetch_data_set("cifar10", alone, there) == f"cifar10: downloaded to {alone / 'cifar10'}"
+    assert leftovers(alone) == ["cifar10"]
+    data = load_data("cifar10", alone)
+    assert len(data.train_labels) == 10
+    assert data.class_names == tuple("abcdefghij")
+    assert fetch_data_set("cifar10", alone, there) == f"cifar10: already in {alone / 'cifar10'}"
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("damage", ["lost", "truncated", "a record less"])
+def test_a_damaged_data_set_is_downloaded_again(server, alone, damage):
+    content = tar(cifar10_members())
+    there = cifar10_at(server.serve("/cifar-10-binary.tar.gz", content), content)
+    fetch_data_set("cifar10", alone, there)
+    whole = load_data("cifar10", alone).sha256
+    path = alone / "cifar10" / "data_batch_2.bin"
+    batch = path.read_bytes()
+    path.unlink()
+    if damage != "lost":
+        path.write_bytes(batch[:-100] if damage == "truncated" else batch[:-3073])
+    assert "downloaded" in fetch_data_set("cifar10", alone, there)
+    assert load_data("cifar10", alone).sha256 == whole
+
+
+def test_only_expected_members_of_an_archive_are_unpacked(server, alone):
+    evil = {"../escaped": b"x", "/tmp/leep-escaped": b"x", "cifar-10-batches-bin/../../escaped": b"x", "readme": b"x"}
+    content = tar(evil | cifar10_members())
+    fetch_data_set("cifar10", alone, cifar10_at(server.serve("/cifar-10-binary.tar.gz", content), content))
+    unpacked = {p.relative_to(alone.parent).as_posix() for p in alone.parent.rglob("*") if p.is_file()}
+    assert unpacked == {f"root/cifar10/{Path(m).name}" for m in DATA_SETS["cifar10"].members}
+    assert not Path("/tmp/leep-escaped").exists()
+
+
+@pytest.mark.parametrize("lost", [{}, {"cifar-10-batches-bin/test_batch.bin": None}])
+def test_an_archive_without_a_member_or_with_a_link_for_it_is_refused(server, alone, lost):
+    members = cifar10_members()
+    del members["cifar-10-batches-bin/test_batch.bin"]
+    content = tar(members | lost)
+    there = cifar10_at(server.serve("/cifar-10-binary.tar.gz", content), content)
+    with pytest.raises(DownloadError, match=r"the archive lacks cifar-10-batches-bin/test_batch\.bin"):
+        fetch_data_set("cifar10", alone, there)
+    assert not (alone / "cifar10" / "test_batch.bin").exists()
+
+
+def test_only_the_files_that_are_missing_are_downloaded(server, alone):
+    names = [file.name for file in DATA_SETS["fashion_mnist"].files]
+    files = tuple(RemoteFile(n, md5(n.encode()), (server.serve(f"/{n}", n.encode()),)) for n in names)
+    (alone / "fashion-mnist").mkdir(parents=True)
+    (alone / "fashion-mnist" / names[1]).write_bytes(names[1].encode())
+    fetch_data_set("fashion_mnist", alone, RemoteDataSet(files, "fashion-mnist", (60_000, 10_000)))
+    assert [path for path, _ in server.asked] == [f"/{names[k]}" for k in (0, 2, 3)]
+    assert leftovers(alone / "fashion-mnist") == sorted(names)
+
+
+# Gluon's weights
+
+WEIGHTS = b"weights " * 1000
+
+
+@pytest.fixture
+def model(monkeypatch):
+    sha1 = hashlib.sha1(WEIGHTS).hexdigest()
+    monkeypatch.setattr(fetch, "gluon_sha1", lambda model: sha1)
+    return f"model-{sha1[:8]}"
+
+
+def zipped(name, content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def test_weights_are_unpacked_and_not_downloaded_again(server, tmp_path, model):
+    url = f"/gluon/models/{model}.zip"
+    server.serve(url, zipped(f"{model}.params", WEIGHTS))
+    for said in ("downloaded to", "already at"):
+        assert f"model: {said} {tmp_path / model}.params" == fetch_weights("model", tmp_path, (server.base,))
+    assert (tmp_path / f"{model}.params").read_bytes() == WEIGHTS
+    assert leftovers(tmp_path) == [f"{model}.params"]
+    assert server.asked == [(url, None)]
+    (tmp_path / f"{model}.params").write_bytes(WEIGHTS[:-1])
+    assert "downloaded" in fetch_weights("model", tmp_path, (server.base + "/",))
+
+
+def test_wrong_weights_are_refused_and_the_next_repository_tried(server, tmp_path, model):
+    sha1, wrong = hashlib.sha1(WEIGHTS).hexdigest(), hashlib.sha1(b"other").hexdigest()
+    server.serve(f"/wrong/gluon/models/{model}.zip", zipped(f"{model}.params", b"other"))
+    server.serve(f"/not-a-zip/gluon/models/{model}.zip", b"other")
+    server.serve(f"/other-zip/gluon/models/{model}.zip", zipped("../escaped", WEIGHTS))
+    server.serve(f"/good/gluon/models/{model}.zip", zipped(f"{model}.params", WEIGHTS))
+    bad = tuple(f"{server.base}/{name}" for name in ("wrong", "not-a-zip", "other-zip"))
+    with pytest.raises(DownloadError, match=f"expected sha1 {sha1}, got {wrong}") as caught:
+        fetch_weights("model", tmp_path, bad)
+    assert str(caught.value).count("not a zip archive with") == 2
+    assert leftovers(tmp_path) == []
+    fetch_weights("model", tmp_path, (*bad, f"{server.base}/good"))
+    assert leftovers(tmp_path) == [f"{model}.params"]
+
+
+def test_the_repository_of_the_environment_comes_first(server, tmp_path, model, monkeypatch):
+    server.serve(f"/own/gluon/models/{model}.zip", zipped(f"{model}.params", WEIGHTS))
+    monkeypatch.setenv("MXNET_GLUON_REPO", f"{server.base}/own/")
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    assert str(tmp_path / "models" / model) in fetch_weights("model")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gluoncv") is None, reason="GluonCV is not installed")
+def test_checksums_are_gluoncvs_and_read_without_importing_it():
+    before = "gluoncv" in sys.modules
+    assert fetch.gluon_sha1("resnet18_v1") == "a0666292f0a30ff61f857b0b66efc0228eb6a54b"
+    assert fetch.gluon_sha1("cifar_resnet20_v1").startswith("121e1579")
+    with pytest.raises(ValueError, match=r"GluonCV has no weights of a model 'resnet\.8_v1'"):
+        fetch.gluon_sha1("resnet.8_v1")
+    assert ("gluoncv" in sys.modules) == before
+
+
+# the script
+
+
+def test_the_script_goes_on_after_a_failure_and_says_so_at_the_end(monkeypatch, capsys, tmp_path):
+    from scripts import fetch_data
+
+    def fetch_one(name, root):
+        if name == "cifar10":
+            raise DownloadError("no mirror")
+        return f"{name} in {root}"
+
+    monkeypatch.setattr(fetch_data, "fetch_data_set", fetch_one)
+    monkeypatch.setattr(fetch_data, "fetch_weights", lambda model: f"{model} got")
+    assert fetch_data.main(["--only", "cifar10", "cifar100", "--root", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"cifar100 in {tmp_path}\n"
+    assert err == "no mirror\n"
+    assert fetch_data.main(["--only", "gluon", "--models", "a", "b"]) == 0
+    assert capsys.readouterr().out == "a got\nb got\n"
+    with pytest.raises(SystemExit):
+        fetch_data.main(["--only", "imagenet"])
+    assert "invalid choice: 'imagenet'" in capsys.readouterr().err

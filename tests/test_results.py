@@ -1,0 +1,87 @@
+"""The results store: nothing finished is lost, nothing is written twice, nothing is mixed."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leep.results import ResultsError, Table, open_folder, read_runs, setting_hash
+
+COLUMNS = ["task", "measure", "score"]
+
+
+def table(path):
+    return Table(path, COLUMNS, ["task", "measure"])
+
+
+def fill(path, n=5):
+    with table(path) as t:
+        for i in range(n):
+            if (str(i), "leep") not in t.done:
+                t.append({"task": i, "measure": "leep", "score": -math.sqrt(i + 2)})
+    return path.read_bytes()
+
+
+def test_rows_read_back_exactly(tmp_path):
+    fill(tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv").score.tolist() == [-math.sqrt(i + 2) for i in range(5)]
+
+
+def test_finished_table_is_left_alone(tmp_path):
+    first = fill(tmp_path / "a.csv")
+    assert fill(tmp_path / "a.csv") == first
+
+
+def test_cut_at_any_byte_and_resumed_gives_the_same_file(tmp_path):
+    whole = fill(tmp_path / "a.csv")
+    for cut in range(len(whole)):
+        path = tmp_path / f"{cut}.csv"
+        path.write_bytes(whole[:cut])
+        assert fill(path) == whole
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_floats_survive(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("t") / "a.csv"
+    with table(path) as t:
+        t.append({"task": 0, "measure": "x", "score": value})
+    assert float(path.read_text().splitlines()[1].split(",")[2]) == value
+
+
+def test_none_is_an_empty_field(tmp_path):
+    with table(tmp_path / "a.csv") as t:
+        t.append({"task": 0, "measure": "x", "score": None})
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "0,x,"
+
+
+def test_two_writers_are_refused(tmp_path):
+    with table(tmp_path / "a.csv"), pytest.raises(ResultsError, match="another run"):
+        table(tmp_path / "a.csv")
+
+
+def test_foreign_columns_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("task,score\n0,1\n")
+    with pytest.raises(ResultsError, match=r"must have the columns .* found \['task', 'score'\]"):
+        table(tmp_path / "a.csv")
+
+
+def test_folder_of_another_setting_is_refused(tmp_path):
+    open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {"date": "then"})
+    open_folder(tmp_path / "run", {"task": {"ratio": 5}, "seed": 0}, {"date": "now"})
+    assert json.loads((tmp_path / "run" / "setting.json").read_text())["provenance"] == {"date": "then"}
+    with pytest.raises(ResultsError, match="another configuration"):
+        open_folder(tmp_path / "run", {"seed": 1, "task": {"ratio": 5}}, {})
+    (tmp_path / "run" / "setting.json").write_text("{")
+    with pytest.raises(ResultsError, match="damaged"):
+        open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {})
+
+
+def test_hash_depends_on_values_not_on_their_order():
+    assert setting_hash({"a": 1, "b": 2}) == setting_hash({"b": 2, "a": 1}) != setting_hash({"a": 1, "b": 3})
+
+
+def test_empty_results_folder(tmp_path):
+    assert read_runs(tmp_path).empty

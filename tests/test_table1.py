@@ -1,0 +1,175 @@
+"""Table 1, figures and report from made-up CSVs whose correlations are known."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from experiments.figures import FIGURES, draw
+from experiments.report import render
+from experiments.table1 import COLUMNS, UNDEFINED, build_table, layout, paper_rows, to_latex, to_markdown
+from leep.results import Table, open_folder, read_runs
+
+SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
+TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
+
+
+def write_run(
+    root,
+    experiment,
+    scale="paper",
+    seed=0,
+    n=30,
+    stand_in=(),
+    source="cifar10_resnet20",
+    target="fashion_mnist",
+    slope=2.0,
+):
+    """A run in which accuracy is `slope` × LEEP + noise, NCE is noise and the H score is constant."""
+    rng = np.random.default_rng([n, seed])
+    leep, nce, noise = rng.standard_normal((3, n))
+    folder = root / experiment / source / target / f"seed{seed}-{scale}{len(stand_in)}"
+    outer = {
+        "experiment": experiment,
+        "seed": seed,
+        "source": {"name": source},
+        "target": {"name": target},
+        "stand_in": list(stand_in),
+    }
+    open_folder(folder, outer, {})
+    inner = folder / f"retrain_head-{scale}"
+    open_folder(inner, {"scale": scale, "epochs": 50, "stand_in": []}, {})
+    accuracy = 0.5 + 0.1 * (slope * leep + noise)
+    common = {"n_classes": 4, "n_examples": 120}
+    with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
+        for i in range(n):
+            for measure, score in (("leep", leep[i]), ("nce", nce[i]), ("h_score", 3.0)):
+                t.append({"task": i, **common, "measure": measure, "score": float(score)})
+    with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
+        for i in range(n):
+            f1 = float(1 - accuracy[i]) if experiment == "small_imbalanced" else None
+            row = {"task": i, **common, "method": "retrain_head", "test_accuracy": float(accuracy[i])}
+            t.append({**row, "test_f1": f1, "test_f1_macro": 0.5})
+    return leep, accuracy
+
+
+def line(table, row, measure):
+    return table[(table.row == row) & (table.measure == measure)].iloc[0]
+
+
+def test_all_21_rows_stand_from_the_first_day(tmp_path):
+    table = build_table(tmp_path)
+    assert list(table.columns) == COLUMNS and len(table) == 63
+    assert table.row.tolist() == [r for r in range(1, 22) for _ in range(3)]
+    assert table.r.isna().all() and (table.needs != "").all()
+    assert table.n_tasks.isna().all()
+    assert line(table, 21, "nce").paper_r == 0.310 and line(table, 4, "h_score").paper_r == 0.026
+    assert "python run.py experiment=small_balanced" in line(table, 5, "leep").needs
+    assert "not built yet" in line(table, 11, "leep").needs and "not built yet" in line(table, 21, "leep").needs
+
+
+def test_papers_values_are_those_of_the_paper():
+    rows = paper_rows()
+    assert len(rows) == 21
+    best = rows[["leep", "nce", "h_score"]].idxmax(axis=1)
+    assert (rows.leep >= rows.h_score).sum() == 14  # Section 5.6: better than H in 14 of 21 cases
+    assert (rows.leep < rows.nce).sum() == 2  # and worse than NCE in two
+    assert (best == "h_score").sum() == 7
+
+
+def test_correlations_are_scipys(tmp_path):
+    leep, accuracy = write_run(tmp_path, "small_balanced")
+    found = line(build_table(tmp_path), 5, "leep")
+    expected = stats.pearsonr(leep, accuracy)
+    assert found.r == pytest.approx(expected.statistic, abs=1e-12) and found.p_value == pytest.approx(expected.pvalue)
+    assert found.r_low < found.r < found.r_high and found.n_tasks == 30 and found.scale == "paper" and found.needs == ""
+
+
+def test_imbalanced_rows_use_f1(tmp_path):
+    write_run(tmp_path, "small_imbalanced")
+    assert line(build_table(tmp_path), 9, "leep").r < -0.5  # the made-up F1 falls as LEEP rises
+
+
+def test_constant_scores_are_stated_as_undefined(tmp_path):
+    write_run(tmp_path, "small_balanced")
+    table = build_table(tmp_path)
+    found = line(table, 5, "h_score")
+    assert pd.isna(found.r) and found.needs == UNDEFINED and found.n_tasks == 30
+    assert "undefined (paper +0.787)" in to_markdown(table)
+
+
+def test_the_run_nearest_to_the_paper_is_shown(tmp_path):
+    write_run(tmp_path, "small_balanced", scale="quick", n=40)
+    assert line(build_table(tmp_path), 5, "leep").scale == "quick"
+    write_run(tmp_path, "small_balanced", scale="paper", n=20)
+    assert line(build_table(tmp_path), 5, "leep").scale == "paper"
+    write_run(tmp_path, "small_balanced", scale="paper", n=50, stand_in=["bundled sample"])
+    assert line(build_table(tmp_path), 5, "leep").stand_in == ""
+
+
+def test_seeds_are_never_mixed(tmp_path):
+    write_run(tmp_path, "small_balanced", seed=0, n=20)
+    write_run(tmp_path, "small_balanced", seed=1, n=25)
+    assert line(build_table(tmp_path), 5, "leep").n_tasks == 20
+    assert line(build_table(tmp_path, seed=1), 5, "leep").n_tasks == 25
+
+
+def test_layout_marks_best_significance_and_stand_ins(tmp_path):
+    write_run(tmp_path, "small_balanced", stand_in=["bundled sample of FashionMNIST"])
+    table = build_table(tmp_path)
+    cells = layout(table)[5]
+    assert cells[7].startswith("⟦+0.") and "*" not in cells[7]
+    assert "*" in cells[8] and "⟦" not in cells[8]
+    assert cells[12] == "bundled sample of FashionMNIST"
+    markdown = to_markdown(table)
+    assert "**+0." in markdown and "bundled sample of FashionMNIST" in markdown and "row 1:" in markdown
+    assert markdown.count("\n| ") == 22
+
+
+def test_latex_is_balanced_and_escaped(tmp_path):
+    write_run(tmp_path, "small_balanced", stand_in=["a_b & 5 %"])
+    text = to_latex(build_table(tmp_path))
+    assert r"a\_b \& 5 \%" in text and r"\textbf{+0." in text
+    body = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert len(body) == 22 and {row.replace(r"\&", "").count("&") for row in body} == {12}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    write_run(tmp_path, "small_balanced", stand_in=["bundled sample"])
+    document = (
+        r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+        + to_latex(build_table(tmp_path))
+        + r"\end{document}"
+    )
+    (tmp_path / "t.tex").write_text(document)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
+    import matplotlib.pyplot as plt
+
+    setting = FIGURES[name][0]
+    empty = draw(name, read_runs(tmp_path))
+    assert all("python run.py" in ax.texts[0].get_text() for ax in empty.axes)
+    write_run(tmp_path, setting, target="cifar100")
+    fig = draw(name, read_runs(tmp_path))
+    drawn = [ax for ax in fig.axes if "30 tasks" in ax.get_title()]
+    assert len(drawn) == 1 and "CIFAR10 → CIFAR100" in drawn[0].get_title()
+    plt.close("all")
+
+
+def test_report_holds_table_figures_and_settings(tmp_path):
+    write_run(tmp_path, "small_balanced", stand_in=["<sample>"])
+    page = render(tmp_path)
+    assert page.count("<tr>") == 22 and "<b>+0." in page and "&lt;sample&gt;" in page and "<sample>" not in page
+    assert page.count("data:image/png;base64,") == len(FIGURES)
+    assert "stand_in" in page
+    assert "http://" not in page and "https://" not in page
