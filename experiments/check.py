@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from leep.engines import ENGINES, PRECISIONS
 from leep.measures import MEASURES
@@ -25,6 +25,8 @@ def _is_int(value, least: int) -> bool:
 
 def check_config(cfg: DictConfig) -> None:
     """Raise `UserError` for an unknown name or an impossible value, naming the choices."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    _require(not missing, f"{', '.join(missing)} must be given, e.g. {', '.join(missing)}=…")
     _require(_is_int(cfg.seed, 0), f"seed must be an integer ≥ 0, got {cfg.seed!r}")
     _require(
         _is_int(cfg.n_tasks, 3), f"n_tasks must be an integer ≥ 3, got {cfg.n_tasks!r}: a correlation needs three tasks"

@@ -12,10 +12,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from experiments.table1 import metric_of, paper_rows, select_run
+from experiments.table1 import paper_rows, select_run
 from leep import plots
 from leep.results import read_runs
-from leep.statistics import levels
+from leep.statistics import levels, metric_of
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 FIGURES = {  # name: setting, label of the vertical axis

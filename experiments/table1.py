@@ -12,7 +12,7 @@ from leep.data import READERS, DataMissing, find_data
 from leep.files import write_atomically
 from leep.results import read_runs
 from leep.sources.weights import WeightsMissing, find_weights
-from leep.statistics import Correlation, pearson
+from leep.statistics import Correlation, metric_of, pearson
 from leep.transfer import METHODS
 
 MEASURES = {"leep": "LEEP", "nce": "NCE", "h_score": "H score"}
@@ -42,11 +42,6 @@ UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 def paper_rows() -> pd.DataFrame:
     """The 21 rows of the paper's Table 1, its correlations in the columns `leep`, `nce`, `h_score`."""
     return pd.read_csv(Path(__file__).with_name("paper_table1.csv"))
-
-
-def metric_of(setting: str) -> str:
-    """What scores are correlated with: F1 of the smaller class on imbalanced tasks (Section 5.3), else accuracy."""
-    return "test_f1" if setting == "small_imbalanced" else "test_accuracy"
 
 
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:

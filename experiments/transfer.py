@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,16 +11,18 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from experiments.check import UserError, check_config
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
 from leep.engines import create_engine
 from leep.measures import score_class_tasks, score_task
+from leep.parallel import run_in_order
+from leep.progress import progress
 from leep.results import ResultsError, Table, open_folder, setting_hash
 from leep.sources.forward import ForwardPass, cache_key, forward_pass
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
+from leep.statistics import metric_of, pearson
 from leep.tasks import TRAINING, Task, draw_task, task_rng
 
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
@@ -207,7 +208,7 @@ def _score(work: Work, table: Table) -> None:
     if all(t.whole_classes for t in tasks.values()):
         classes = [t.classes for t in tasks.values()]
         batched = {m: dict(zip(tasks, score_class_tasks(m, whole, classes))) for m in measures}
-    for i, task in tqdm(tasks.items(), desc="scores", unit=" tasks", leave=False):
+    for i, task in progress(tasks.items(), desc="scores", unit=" tasks", leave=False):
         rows = None if batched else _rows(whole, task)
         values = ((m, batched[m][i] if batched else score_task(m, rows)) for m in measures)
         table.append(*(_row(i, task, measure=m, score=float(v)) for m, v in values if (str(i), m) not in table.done))
@@ -238,24 +239,21 @@ def _transfer(work: Work, method: str, folder: Path) -> None:
         if not missing:
             print(f"  {method}: all {_n_tasks(cfg)} tasks were done before: {inner}")
             return
-        from leep.parallel import run_in_order
-
         one = partial(_transfer_one, work, method, setting)
         work.passed  # noqa: B018  made once, before the workers start
         results = run_in_order(one, missing, cfg.executor.workers, threads=True)
-        for i, row in tqdm(
-            zip(missing, results), total=len(missing), desc=f"  {method}", unit=" tasks", file=sys.stderr
-        ):
-            table.append({**row, "task": i})
+        for row in progress(results, total=len(missing), desc=f"  {method}", unit=" tasks"):
+            table.append(row)
     print(f"  {method}: {_n_tasks(cfg)} tasks: {inner / 'transfers.csv'}")
+    _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg)
 
 
 def _overrides() -> list[str]:
     """The user's changes of the paper's protocol, as given on the command line."""
     given = HydraConfig.get().overrides.task
-    return [
+    return sorted(
         o for o in given if o.lstrip("+~").split(".")[0].split("=")[0] in _PROTOCOL_GROUPS and "." in o.split("=")[0]
-    ]
+    )
 
 
 def _transfer_one(work: Work, method: str, setting: dict, index: int) -> dict:
@@ -267,9 +265,24 @@ def _transfer_one(work: Work, method: str, setting: dict, index: int) -> dict:
         k: setting[k] for k in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "implementation")
     }
     features = passed.train_features[task.train_rows]
-    head = train_head(
-        features, task.train_labels, len(task.classes), task_rng(work.cfg.seed, index, TRAINING), **options
-    )
+    rng = task_rng(work.cfg.seed, index, TRAINING)
+    try:
+        head = train_head(features, task.train_labels, len(task.classes), rng, **options)
+    except FloatingPointError as error:
+        raise UserError(f"task {index} of {work.cfg.experiment}: {error}") from error
     predicted = head.predict(passed.test_features[task.test_rows])
     metrics = evaluate(predicted, task.test_labels, len(task.classes), task.smaller_class)
     return _row(index, task, method=method, test_f1=None) | metrics
+
+
+def _say_correlations(scores: Path, transfers: Path, cfg: DictConfig) -> None:
+    """One line a measure: its correlation with what the models reach, over the tasks of this run."""
+    import pandas as pd
+
+    joined = pd.read_csv(transfers).merge(pd.read_csv(scores), on=["task", "n_classes", "n_examples"])
+    metric = metric_of(cfg.experiment)
+    for measure in cfg.measures:
+        rows = joined[(joined.measure == measure) & (joined.task < _n_tasks(cfg))]
+        found = pearson(rows.score.to_numpy(), rows[metric].to_numpy())
+        r = "undefined: constant" if found.r is None else f"{found.r:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        print(f"    {measure}: r with {metric} {r} over {found.n} tasks")

@@ -133,7 +133,7 @@ def _text(value) -> str:
 
 
 def read_runs(root: Path) -> pd.DataFrame:
-    """All transferred models under a results folder joined with the scores of their tasks: one row a task × measure × method.
+    """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
     Besides the columns of the two CSVs: `setting`, `source`, `target`, `seed`, `scale`, `run` (the folder), and
     `stand_in`, what differs from the paper (empty where nothing does).

@@ -19,6 +19,11 @@ class Correlation:
     n: int
 
 
+def metric_of(setting: str) -> str:
+    """What scores are correlated with: F1 of the smaller class on imbalanced tasks (Section 5.3), else accuracy."""
+    return "test_f1" if setting == "small_imbalanced" else "test_accuracy"
+
+
 def _is_constant(x: np.ndarray) -> bool:
     """Whether the values differ by no more than rounding: H is C − 1 up to rounding where n ≤ d."""
     return bool(np.ptp(x) <= 1e-9 * np.abs(x).max())

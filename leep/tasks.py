@@ -87,7 +87,7 @@ def draw_small_imbalanced(
     max_smaller: int,
     ratio: int,
 ) -> Task:
-    """Section 5.3: two random classes; `min_smaller` to `max_smaller` examples of one, `ratio` times more of the other."""
+    """Section 5.3: two classes, `min_smaller` to `max_smaller` examples of one, `ratio` times more of the other."""
     classes = _draw_classes(train_labels, 2, rng)
     smaller = int(rng.integers(min_smaller, max_smaller + 1))
     return _task(classes, [smaller, ratio * smaller], train_labels, test_labels, rng, smaller_class=0)

@@ -13,12 +13,12 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from leep.data import load_data
 from leep.data.augment import crop_and_flip
 from leep.engines import create_engine
 from leep.files import write_atomically
+from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 from leep.sources.zoo import build
 
@@ -34,12 +34,12 @@ def train_epoch(trainer, prepare, data, epoch: int, cfg) -> float:
     rng = np.random.default_rng(np.random.SeedSequence(cfg.seed, spawn_key=(1, epoch)))
     order = rng.permutation(len(data.train_labels))
     steps = len(order) // cfg.batch_size  # the last short batch is left to another epoch
-    for step in tqdm(
+    for step in progress(
         range(steps), desc=f"epoch {epoch + 1}/{cfg.epochs}", unit_scale=cfg.batch_size, unit=" images", leave=False
     ):
         rows = order[step * cfg.batch_size : (step + 1) * cfg.batch_size]
-        progress = (epoch + step / steps) / cfg.epochs
-        learning_rate = cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        done = (epoch + step / steps) / cfg.epochs
+        learning_rate = cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         images = prepare(crop_and_flip(data.train_images[rows], rng))
         trainer.step(images, data.train_labels[rows], learning_rate)
     return trainer.take_loss()

@@ -80,7 +80,9 @@ def run_experiment(arguments):
     """Runs `run.py` as a user would; returns the finished process."""
 
     def run(experiment: str, *extra: str, results: Path | None = None, check: bool = True):
-        command = [sys.executable, "run.py", *arguments(experiment, *extra, results=results)]
+        flags = [e for e in extra if e.startswith("-")]
+        overrides = arguments(experiment, *(e for e in extra if e not in flags), results=results)
+        command = [sys.executable, "run.py", *flags, *overrides]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         if check:
             assert done.returncode == 0, done.stdout + done.stderr

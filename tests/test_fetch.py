@@ -48,7 +48,7 @@ class Server:
         self.thread.join()
 
     def serve(self, path, content, *how):
-        """`how`: html, html-as-file, no-range, wrong-range, breaks (every answer ends after 80,000 bytes)."""
+        """`how`: html (the type it says), html-as-file, no-range, wrong-range, breaks (always after 80,000 bytes)."""
         self.pages[path] = content, how
         return f"{self.base}{path}"
 
@@ -164,9 +164,9 @@ def test_a_wrong_part_is_thrown_away_and_the_mirror_not_blamed(server, tmp_path,
     assert leftovers(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("how", ["html", "html-as-file"])
-def test_a_web_page_is_refused_and_the_next_mirror_tried(server, tmp_path, how):
-    page, good = server.serve("/page", HTML, how), server.serve("/good", CONTENT)
+@pytest.mark.parametrize(("body", "how"), [(HTML, "html"), (HTML, "html-as-file"), (b"DOCTYPE?", "html")])
+def test_a_web_page_is_refused_and_the_next_mirror_tried(server, tmp_path, body, how):
+    page, good = server.serve("/page", body, how), server.serve("/good", CONTENT)
     with pytest.raises(DownloadError, match=rf"{page}: the server sent a web page, not the file: .*DOCTYPE"):
         download(remote(page), tmp_path)
     assert leftovers(tmp_path) == []

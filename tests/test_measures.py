@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from leep import h_score, leep_score, measures, nce_score
 from leep.measures import MEASURES, get_measure, measure_arguments, score_task
-from leep.measures.h_score import feature_rank
+from leep.measures.h_score import _kept, feature_rank
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -183,11 +183,29 @@ def test_constant_column_does_not_count(n):
     assert (h_score(only, labels), feature_rank(only)) == (0.0, 0)
 
 
-def test_dependent_columns_do_not_count():
-    _, _, features, labels = random_task(7)
+@pytest.mark.parametrize("seed", range(20))
+def test_dependent_columns_do_not_count(seed):
+    _, _, features, labels = random_task(seed)
     dependent = np.hstack([features, features[:, :2] @ [[1.0, 2.0], [3.0, -1.0]], 1e6 * features[:, :1]])
     assert h_score(dependent, labels) == pytest.approx(h_score(features, labels), abs=1e-9)
     assert feature_rank(dependent) == 5
+
+
+def test_rounding_to_float32_is_not_a_feature():
+    # A Cholesky factor exists, and would count the rounding of the sum, 1e-8 of its size, as a direction of its own.
+    _, _, features, labels = random_task(7, n=3000, dtype=np.float32)
+    dependent = np.hstack([features, features[:, :1] + features[:, 1:2]])
+    assert h_score(dependent, labels) == pytest.approx(h_score(features, labels), abs=1e-6)
+    assert feature_rank(dependent) == 5
+
+
+def test_rank_is_less_than_the_number_of_examples():
+    assert _kept(np.array([1e-3, 1.0, 2.0]), n=3, d=3).tolist() == [False, True, True]
+    assert _kept(np.array([1e-3, 1.0, 2.0]), n=4, d=3).tolist() == [True, True, True]
+
+
+def test_h_score_of_the_largest_floats():
+    assert h_score([[-1.7e308], [1.7e308], [1.7e308], [-1.7e308]], [0, 1, 1, 0]) == pytest.approx(1.0, abs=1e-14)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-200, 0.0), (1e200, 0.0), (1.7e308, 0.0), (1.0, 1e6)])

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from leep.data import READERS, DataError, locate, search_path
 from leep.files import write_atomically
+from leep.progress import progress
 
 _TRIES = 5
 _CHUNK = 1 << 14
@@ -166,11 +166,11 @@ class ResumingDownloader:
         name = self.part.name.removesuffix(".part")
         with (
             open(self.part, "ab" if start else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None) as progress,
+            progress(total=total, initial=start, unit="B", unit_scale=True, desc=name) as bar,
         ):
             for chunk in itertools.chain([first], chunks):
                 file.write(chunk)
-                progress.update(len(chunk))
+                bar.update(len(chunk))
         if total is not None and self._size() < total:
             raise requests.ConnectionError(f"broke off after {self._size():,} of {total:,} bytes")
 

@@ -141,6 +141,7 @@ def _explained_by_cholesky(scatter: np.ndarray, means: np.ndarray, counts: np.nd
     return float(np.square(whitened).sum())
 
 
+@np.errstate(over="ignore", invalid="ignore")  # features near the largest float give NaN: left to `h_score`
 def _moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gram matrices of tasks `(n_tasks, d, d)` and column sums of classes `(n_classes, d)`, about the overall mean."""
     low, high = features.min(axis=0), features.max(axis=0)
@@ -155,7 +156,7 @@ def _moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> tupl
             sums[k] = x.sum(axis=0)
             gram[:] = (x.T @ x).ravel()
         grams += member[:, some].astype(np.float64) @ class_grams
-    return grams.reshape(-1, d, d), sums
+    return grams.reshape(len(member), d, d), sums
 
 
 def _from_moments(gram: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> float:

@@ -38,6 +38,10 @@ def leep_score(source_probs: np.ndarray, target_labels: np.ndarray) -> float:
     An example's own label never has the probability 0: a source class that holds 1/n_source_classes of θ(xᵢ) gives it
     at least 1/(n · n_source_classes²). A source class without mass contributes nothing.
 
+    LEEP ≥ Σ P̂(y, z) log P̂(y|z) = −H(Y|Z) with P̂ of Eq. 1, by Jensen's inequality. Property 2 of the paper, a bound by
+    the NCE of the dummy labels, is exact for one-hot predictions but does not hold for all data: its proof takes this
+    P̂(y|z) for that of the dummy labels. `tests/test_measures.py` has a counter-example.
+
     References
     ----------
     Nguyen et al., 2020, Eq. 1 and 2.

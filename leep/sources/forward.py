@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from leep.data.dataset import DataSet
+from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 
 VERSION = 1  # of the pass: raise it when what it computes changes
@@ -127,7 +127,7 @@ def _make(folder: Path, predict: Callable, prepare: Preprocessing, data: DataSet
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         total = len(data.train_images) + len(data.test_images)
-        with tqdm(total=total, desc=f"forward pass over {data.name}", unit=" images") as bar:
+        with progress(total=total, desc=f"forward pass over {data.name}", unit=" images") as bar:
             for split, images in (("train", data.train_images), ("test", data.test_images)):
                 _pass_split(temporary, split, predict, prepare, images, batch_size, bar)
         sums = {name: _sha256(temporary / f"{name}.npy") for name in _ARRAYS}

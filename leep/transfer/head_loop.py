@@ -120,7 +120,7 @@ def add(typing_context, v, w):
 
 @intrinsic
 def maximum(typing_context, v, w):
-    """The larger of each pair; `w` where `v` is not a number."""
+    """The larger of each pair; `w` where `v` is NaN."""
 
     def emit(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
@@ -160,7 +160,7 @@ _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # n·high is exact: high has 
 
 @intrinsic
 def exponential(typing_context, v):
-    """exp(v) for v <= 0, relative error 1e-7; 0 below FLUSH; not a number stays so."""
+    """exp(v) for v <= 0, relative error below 3e-7; 0 below FLUSH; NaN stays NaN."""
 
     def emit(context, builder, signature, arguments):
         (v,) = arguments
@@ -170,8 +170,7 @@ def exponential(typing_context, v):
         y = _constant(_EXP[0])
         for coefficient in _EXP[1:]:
             y = _call(builder, "fmuladd", y, r, _constant(coefficient))
-        exact = _constant(FLUSH)
-        flushed = builder.fcmp_ordered("<", v, exact)
+        flushed = builder.fcmp_ordered("<", v, _constant(FLUSH))
         # 2^n as the exponent bits of a float32; n is clipped first, for the conversion of an infinity is undefined
         n = builder.select(builder.fcmp_ordered(">", n, _constant(-126)), n, _constant(-126))
         bits = builder.add(builder.fptosi(n, _INTS), ir.Constant(_INTS, [127] * LANES))

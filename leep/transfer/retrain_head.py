@@ -1,4 +1,4 @@
-"""Re-training the head: the features stay fixed, a new softmax layer learns the target classes (Section 4)."""
+"""Re-training the head: the features stay fixed, a new softmax layer learns the target classes (Section 2)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train_head(
         Applies to weight and bias: mom ← momentum·mom − learning_rate·(gradient + weight_decay·w), w ← w + mom,
         as Gluon's `Trainer` with `sgd`.
     implementation : {"compiled", "gluon"}
-        A compiled loop, or the same steps in Gluon as the reference, which are some 500 times slower.
+        A compiled loop, or the same steps in Gluon as the reference, about a thousand times slower on small tasks.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def train_head(
 
     References
     ----------
-    Nguyen et al., ICML 2020, Sections 4 and 5.1: SGD, learning rate 0.01, batches of 10, 100 epochs.
+    Nguyen et al., ICML 2020, Sections 2 and 5.1: SGD, learning rate 0.01, batches of 10, 100 epochs.
     """
     features, labels = _check_data(features, labels, n_classes, rng)
     _check_options(epochs, batch_size, learning_rate, momentum, weight_decay, implementation)

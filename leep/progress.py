@@ -1,0 +1,12 @@
+"""Progress of long work on the terminal; in a log file a line every half minute."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(*args, **options) -> tqdm:
+    """A tqdm bar: what is done, the rate, the time left."""
+    return tqdm(*args, mininterval=0.1 if sys.stderr.isatty() else 30, **options)
