@@ -1,6 +1,8 @@
 """Runs one experiment of the paper: python run.py experiment=small_imbalanced; python run.py --help."""
 
+import re
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -23,5 +25,16 @@ def main(cfg: DictConfig) -> None:
         sys.exit(2)
 
 
+def check_lists(arguments: list[str]) -> None:
+    """Names in `source=[a,b]` and its like, for which Hydra's own message does not list the choices."""
+    for argument in arguments:
+        group, _, names = argument.partition("=")
+        choices = sorted(p.stem for p in (Path(__file__).parent / "conf" / group).glob("*.yaml"))
+        for name in re.findall(r"[^\[\],\s'\"]+", names) if choices else []:
+            if name not in choices:
+                sys.exit(f"run.py: {group} must be among {', '.join(choices)}, got {name!r}")
+
+
 if __name__ == "__main__":
+    check_lists(sys.argv[1:])
     main()

@@ -73,10 +73,8 @@ def _check_method(cfg: DictConfig, name: str, method: DictConfig) -> None:
         )
         bounds = "> 0" if key == "learning_rate" else "≥ 0" + (f" and < {most}" if most else "")
         _require(in_range, f"method.{name}.{key} must be a number {bounds}, got {value!r}")
-    _require(
-        method.get("implementation", "compiled") in IMPLEMENTATIONS,
-        f"method.{name}.implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {method.get('implementation')!r}",
-    )
+    found, choices = method.get("implementation", "compiled"), ", ".join(IMPLEMENTATIONS)
+    _require(found in IMPLEMENTATIONS, f"method.{name}.implementation must be one of {choices}, got {found!r}")
 
 
 def _example(group: str) -> str:

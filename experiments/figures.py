@@ -1,4 +1,4 @@
-"""The paper's figures from the CSVs under a results folder: python -m experiments.figures [RESULTS]. So far 1, 6 and 7."""
+"""The paper's figures 1, 6 and 7 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 1 from the CSVs under a results folder, computing nothing that a run should: python -m experiments.table1 [RESULTS]."""
+"""Table 1 from the CSVs under a results folder: python -m experiments.table1 [RESULTS]."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def paper_rows() -> pd.DataFrame:
 
 
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
-    """The rows of the one run that stands for a row of the table: one seed, fewest stand-ins, largest scale, most tasks."""
+    """The run that stands for a row of the table: of this seed, fewest stand-ins, largest scale, most tasks."""
     if runs.empty:
         return runs
     keys = ("method", "source", "target", "setting")
@@ -155,8 +155,9 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 CAPTION = (
-    "Pearson correlation of each measure with the test accuracy (imbalanced: test F1 of the smaller class) of the transferred "
-    "models, [95 % bootstrap interval over tasks], (the paper's value). Bold: best of the row; *: p > 0.05; —: not computed."
+    "Pearson correlation of each measure with the test accuracy (imbalanced: test F1 of the smaller class) of the "
+    "transferred models, [95 % bootstrap interval over tasks], (the paper's value). Bold: best of the row; "
+    "*: p > 0.05; —: not computed."
 )
 
 

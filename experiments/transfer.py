@@ -78,7 +78,7 @@ def _epochs(cfg: DictConfig, method: str) -> int:
 
 
 def _available(cfg: DictConfig) -> list[Pair]:
-    """The settings that can run; what is missing is printed with its remedy, or raised if `strict` or if nothing can run."""
+    """The settings that can run; what is missing is printed, or raised if `strict` or if nothing can run."""
     missing: dict[str, None] = {}
     weights, targets = {}, []
     for name, source in cfg.source.items():

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from leep.engines.gluon import GluonEngine
+    from leep.engines.torch import TorchEngine
+
+    Engine = GluonEngine | TorchEngine
+
+# images (n, 3, h, w) float32 → features (n, d), logits (n, c), float32
+Predictor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 ENGINES = ("gluon", "torch")
 PRECISIONS = ("float32", "bfloat16")
 
 
-def create_engine(name: str = "gluon", precision: str = "float32", device: str = "cpu", threads: int | None = None):
+def create_engine(
+    name: str = "gluon", precision: str = "float32", device: str = "cpu", threads: int | None = None
+) -> Engine:
     """The engine of that name; imported only now, so that nothing else pays for MXNet or PyTorch.
 
     Parameters
@@ -35,7 +50,8 @@ def create_engine(name: str = "gluon", precision: str = "float32", device: str =
     if name == "gluon":
         if precision != "float32" or device != "cpu":
             raise ValueError(
-                f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; use engine=torch for bfloat16 or CUDA"
+                f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; "
+                "use engine=torch for bfloat16 or CUDA"
             )
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         from leep.engines.gluon import GluonEngine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 
+from leep.engines import Predictor
 from leep.engines.graph import Graph, get_weights, set_weights, trace
 
 
@@ -20,7 +21,7 @@ class GluonEngine:
     name = "gluon"
     precision = "float32"
 
-    def predictor(self, net: mx.gluon.HybridBlock):
+    def predictor(self, net: mx.gluon.HybridBlock) -> Predictor:
         """A function images `(n, 3, h, w)` float32 → features `(n, d)`, logits `(n, c)` float32 arrays."""
         block = _block(trace(net), net)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from leep.engines import Predictor
 from leep.engines.graph import Graph, get_weights, set_weights, trace
 
 
@@ -91,7 +92,7 @@ class GraphModule:
         unknown = sorted({n["op"] for n in nodes} - set(OPERATORS) - {"null"})
         if unknown:
             raise NotImplementedError(
-                f"the torch engine does not know the operators {unknown}; it knows {sorted(OPERATORS)}. Use engine=gluon."
+                f"the torch engine does not know the operators {unknown}; it knows {sorted(OPERATORS)}: use gluon"
             )
         index = {name: i for i, name in enumerate(n["name"] for n in nodes)}
         self._input = index["data"]
@@ -134,12 +135,12 @@ class TorchEngine:
     def images(self, images: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
 
-    def autocast(self):
+    def autocast(self) -> contextlib.AbstractContextManager:
         if self.precision == "bfloat16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def predictor(self, net):
+    def predictor(self, net) -> Predictor:
         """A function images `(n, 3, h, w)` float32 → features `(n, d)`, logits `(n, c)` float32 arrays."""
         module, tensors = GraphModule(trace(net)), self.tensors(net)
 
