@@ -32,7 +32,10 @@ def check_config(cfg: DictConfig) -> None:
         _is_int(cfg.n_tasks, 3), f"n_tasks must be an integer ≥ 3, got {cfg.n_tasks!r}: a correlation needs three tasks"
     )
     for group in ("source", "target", "method"):
-        _require(len(cfg[group]) > 0, f"{group} must name at least one choice, e.g. '{group}=[{_example(group)}]'")
+        _require(
+            group in cfg and len(cfg[group]) > 0,
+            f"{group} must name at least one choice, e.g. '{group}=[{_example(group)}]'",
+        )
     _require(len(cfg.measures) > 0, f"measures must name at least one of {', '.join(MEASURES)}")
     for measure in cfg.measures:
         _require(measure in MEASURES, f"measures must be among {', '.join(MEASURES)}, got {measure!r}")

@@ -39,7 +39,7 @@ def panel_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFram
 def draw(name: str, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
     """One figure of the paper: a panel for each source → target of its setting, captions with the number of tasks."""
     setting, y_label = FIGURES[name]
-    rows = paper_rows().query("setting == @setting")
+    rows = paper_rows().query("setting == @setting").sort_values(["target", "source"], ascending=[True, False])
     panels = list(rows.groupby(["target", "source"], sort=False))
     fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.9), squeeze=False)
     for letter, ax, ((target, source), panel) in zip("abcd", axes[0], panels):

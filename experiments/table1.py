@@ -111,9 +111,9 @@ def _correlate(group: pd.DataFrame, row) -> dict:
     }
 
 
-def _cell(line, best: bool, missing: str) -> str:
+def _cell(line, best: bool, paper_star: str, missing: str) -> str:
     """r with interval and the paper's value; an asterisk where p > 0.05, bold for the best of a row, as the paper."""
-    paper = f"(paper {line.paper_r:+.3f})"
+    paper = f"(paper {line.paper_r:+.3f}{paper_star})"
     if pd.isna(line.n_tasks):
         return f"{missing} {paper}"
     if pd.isna(line.r):
@@ -128,8 +128,12 @@ def layout(table: pd.DataFrame, missing: str = "—") -> list[list[str]]:
     rows = [[*header, "Tasks", "Scale", "Stand-in"]]
     for (_, lines), (_, paper) in zip(table.groupby("row"), paper_rows().iterrows()):
         best = lines.r.round(3).max()
+        stars = {
+            "h_score": "" if paper.h_score_significant == "yes" else "*"
+        }  # LEEP and NCE are significant everywhere
         cells = [
-            _cell(line, round(line.r, 3) == best if pd.notna(line.r) else False, missing) for line in lines.itertuples()
+            _cell(line, pd.notna(line.r) and round(line.r, 3) == best, stars.get(line.measure, ""), missing)
+            for line in lines.itertuples()
         ]
         first = lines.iloc[0]
         names = [paper.row, paper.algorithm, paper.source_data, paper.target_data, paper.source_model, paper.properties]

@@ -24,3 +24,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def short(path: Path) -> str:
+    """The path with `~` for the home folder: messages end up in tables that are passed on."""
+    return str(path).replace(str(Path.home()), "~", 1)

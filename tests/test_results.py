@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leep.results import ResultsError, Table, open_folder, read_runs, setting_hash
@@ -43,6 +43,7 @@ def test_cut_at_any_byte_and_resumed_gives_the_same_file(tmp_path):
         assert fill(path) == whole
 
 
+@settings(deadline=None)  # every row waits for the disk
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_survive(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("t") / "a.csv"

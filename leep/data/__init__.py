@@ -10,6 +10,7 @@ from leep.data.cifar import holds_cifar10, holds_cifar100, read_cifar10, read_ci
 from leep.data.dataset import DataError, DataMissing, DataSet
 from leep.data.folder import read_folder
 from leep.data.idx import holds_fashion_mnist, read_fashion_mnist
+from leep.files import short
 
 __all__ = ["READERS", "DataError", "DataMissing", "DataSet", "find_data", "load_data", "locate", "search_path"]
 
@@ -83,7 +84,7 @@ def _find(name: str, root: str | Path | None, path: str | Path | None) -> tuple[
         return SAMPLES[name], _SAMPLE
     raise DataMissing(
         f"{name} was not found: looked for a folder {', '.join(_FOLDERS[name])} in "
-        f"{', '.join(map(str, search_path(root)))}. `make data` gets it; or set data.root to the folder that holds one"
+        f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to the folder that holds one"
     )
 
 

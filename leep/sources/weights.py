@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from leep.files import short
+
 BUNDLED = Path(__file__).parent / "weights"
 
 
@@ -79,7 +81,9 @@ def _find_gluon(model: str) -> Weights:
     folder = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser() / "models"
     paths = sorted(folder.glob(f"{model}-????????.params"))
     if not paths:
-        raise WeightsMissing(f"Gluon's weights of {model} are not in {folder}; get them: make data ARGS='--only gluon'")
+        raise WeightsMissing(
+            f"Gluon's weights of {model} are not in {short(folder)}; get them: make data ARGS='--only gluon'"
+        )
     path = paths[-1]
     found = _digest(path, "sha1")
     if not path.stem.endswith(found[:8]):
