@@ -87,10 +87,9 @@ format: env  ## apply ruff's format and safe fixes
 	$(python) -m ruff check --fix-only -q .
 	$(python) -m ruff format .
 
-clean:  ## delete caches, builds and results of runs; keep .venv, data, checkpoints and results/reference
+clean:  ## delete caches and builds; keep .venv, data, checkpoints and results
 	rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
-	if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name reference ! -name README.md -exec rm -rf {} +; fi
 
 distclean: clean  ## clean, and delete .venv
 	rm -rf $(VENV)

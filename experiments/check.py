@@ -2,83 +2,118 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+import importlib.util
+import inspect
+import math
+from pathlib import Path
 
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from leep.data import READERS
 from leep.engines import ENGINES, PRECISIONS
 from leep.measures import MEASURES
+from leep.tasks import DRAW
 from leep.transfer import METHODS
 from leep.transfer.retrain_head import IMPLEMENTATIONS
+
+_TARGETS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "target").glob("*.yaml"))
 
 
 class UserError(Exception):
     """What the user can mend; shown without a traceback."""
 
 
-def _require(condition: bool, message: str) -> None:
+def check_config(cfg: DictConfig) -> None:
+    """Raise `UserError` for an unknown name or an impossible value, naming the choices."""
+    missing = ", ".join(sorted(OmegaConf.missing_keys(cfg)))
+    _require(not missing, f"{missing} must be given, e.g. {missing}=…")
+    _integer("seed", cfg.seed, 0)
+    _integer("n_tasks", cfg.n_tasks, 3)  # a correlation needs three tasks
+    _require(isinstance(cfg.strict, bool), f"strict must be true or false, got {cfg.strict!r}")
+    for group, example in (("source", "cifar10_resnet20"), ("target", "cifar100"), ("method", "retrain_head")):
+        _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")
+    is_list = isinstance(cfg.measures, ListConfig)
+    _require(is_list and len(cfg.measures) > 0, f"measures must be a list, e.g. 'measures=[leep]', got {cfg.measures}")
+    for measure in cfg.measures:
+        _choice("measures", measure, MEASURES)
+    for key, least in (("executor.workers", 1), ("scale.max_tasks", 3), ("scale.max_epochs", 1), ("engine.threads", 1)):
+        if OmegaConf.select(cfg, key) is not None:
+            _integer(key, OmegaConf.select(cfg, key), least, "null or ")
+    _choice("engine", cfg.engine.name, ENGINES)
+    _choice("engine.precision", cfg.engine.precision, PRECISIONS)
+    if cfg.engine.name == "torch":
+        _require(importlib.util.find_spec("torch"), "engine=torch needs PyTorch: make env EXTRA=torch")
+    root = cfg.data.root
+    _require(root is None or Path(root).expanduser().is_dir(), f"data.root={root} is not a folder")
+    for name, source in cfg.source.items():
+        _check_source(f"source.{name}", source)
+    for name, target in cfg.target.items():
+        _check_target(f"target.{name}", target)
+    for name in cfg.method:
+        _choice("method", name, METHODS)
+        _check_method(cfg, name)
+    for name in cfg.task_of:
+        _choice("task_of", name, sorted({*_TARGETS, *cfg.target}))
+    for key, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
+        _check_task(cfg.experiment, key, task)
+
+
+def _require(condition: object, message: str) -> None:
     if not condition:
         raise UserError(message)
 
 
-def _is_int(value, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _choice(key: str, value: object, choices) -> None:
+    _require(value in choices, f"{key} must be among {', '.join(choices)}, got {value!r}")
 
 
-def check_config(cfg: DictConfig) -> None:
-    """Raise `UserError` for an unknown name or an impossible value, naming the choices."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    _require(not missing, f"{', '.join(missing)} must be given, e.g. {', '.join(missing)}=…")
-    _require(_is_int(cfg.seed, 0), f"seed must be an integer ≥ 0, got {cfg.seed!r}")
-    _require(
-        _is_int(cfg.n_tasks, 3), f"n_tasks must be an integer ≥ 3, got {cfg.n_tasks!r}: a correlation needs three tasks"
-    )
-    for group in ("source", "target", "method"):
-        _require(
-            group in cfg and len(cfg[group]) > 0,
-            f"{group} must name at least one choice, e.g. '{group}=[{_example(group)}]'",
-        )
-    _require(len(cfg.measures) > 0, f"measures must name at least one of {', '.join(MEASURES)}")
-    for measure in cfg.measures:
-        _require(measure in MEASURES, f"measures must be among {', '.join(MEASURES)}, got {measure!r}")
-    _require(cfg.engine.name in ENGINES, f"engine must be one of {', '.join(ENGINES)}, got {cfg.engine.name!r}")
-    _require(
-        cfg.engine.precision in PRECISIONS,
-        f"engine.precision must be one of {', '.join(PRECISIONS)}, got {cfg.engine.precision!r}",
-    )
-    for key in ("executor.workers", "scale.max_tasks", "scale.max_epochs", "engine.threads"):
-        group, name = key.split(".")
-        value = cfg[group][name]
-        _require(value is None or _is_int(value, 1), f"{key} must be null or an integer ≥ 1, got {value!r}")
-    for name, method in cfg.method.items():
-        _require(name in METHODS, f"method must be among {', '.join(METHODS)}, got {name!r}")
-        _check_method(cfg, name, method)
-    for target, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
-        for key, value in task.items():
-            _require(_is_int(value, 1), f"{target}.{key} must be an integer ≥ 1, got {value!r}")
-            if key.startswith("min_"):
-                largest = task.get("max_" + key[4:])
-                _require(
-                    largest is None or value <= largest,
-                    f"{target}.{key} must be ≤ {target}.max_{key[4:]}, {largest}, got {value}",
-                )
+def _integer(key: str, value: object, least: int, or_else: str = "an") -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    article = "an" if or_else == "an" else f"{or_else}an"
+    _require(is_integer and value >= least, f"{key} must be {article} integer ≥ {least}, got {value!r}")
 
 
-def _check_method(cfg: DictConfig, name: str, method: DictConfig) -> None:
-    epochs = cfg.epochs.get(name)
-    _require(_is_int(epochs, 1), f"epochs.{name} must be an integer ≥ 1, got {epochs!r}")
-    _require(
-        _is_int(method.batch_size, 1), f"method.{name}.batch_size must be an integer ≥ 1, got {method.batch_size!r}"
-    )
-    for key, least, most in (("learning_rate", 0, None), ("momentum", 0, 1), ("weight_decay", 0, None)):
-        value = method[key]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        in_range = (
-            number and value >= least and (most is None or value < most) and (key != "learning_rate" or value > 0)
-        )
-        bounds = "> 0" if key == "learning_rate" else "≥ 0" + (f" and < {most}" if most else "")
-        _require(in_range, f"method.{name}.{key} must be a number {bounds}, got {value!r}")
-    found, choices = method.get("implementation", "compiled"), ", ".join(IMPLEMENTATIONS)
-    _require(found in IMPLEMENTATIONS, f"method.{name}.implementation must be one of {choices}, got {found!r}")
+def _number(key: str, value: object, bounds: str, within) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    _require(is_number and within(value), f"{key} must be a number {bounds}, got {value!r}")
 
 
-def _example(group: str) -> str:
-    return {"source": "cifar10_resnet20", "target": "cifar100", "method": "retrain_head"}[group]
+def _check_source(key: str, source: DictConfig) -> None:
+    _integer(f"{key}.size", source.size, 1)
+    _integer(f"{key}.n_classes", source.n_classes, 1)
+    for name, bounds, within in (("mean", "", lambda v: True), ("std", "> 0", lambda v: v > 0)):
+        values = source[name]
+        three = isinstance(values, ListConfig) and len(values) == 3
+        _require(three, f"{key}.{name} must be three numbers, red, green and blue, got {values}")
+        for value in values:
+            _number(f"{key}.{name}", value, bounds, within)
+
+
+def _check_target(key: str, target: DictConfig) -> None:
+    _choice(f"{key}.reader", target.reader, READERS)
+    if target.reader == "folder":
+        _require(target.path, f"{key}.path must name the folder of images")
+        _integer(f"{key}.size", target.size, 1)
+    else:
+        for name in ("path", "size"):
+            _require(target[name] is None, f"{key}.{name} is only for reader: folder, got {target[name]!r}")
+
+
+def _check_method(cfg: DictConfig, name: str) -> None:
+    key, method = f"method.{name}", cfg.method[name]
+    _integer(f"epochs.{name}", cfg.epochs.get(name), 1)
+    _integer(f"{key}.batch_size", method.batch_size, 1)
+    _number(f"{key}.learning_rate", method.learning_rate, "> 0", lambda v: v > 0)
+    _number(f"{key}.momentum", method.momentum, "≥ 0 and < 1", lambda v: 0 <= v < 1)
+    _number(f"{key}.weight_decay", method.weight_decay, "≥ 0", lambda v: v >= 0)
+    _choice(f"{key}.implementation", method.implementation, IMPLEMENTATIONS)
+
+
+def _check_task(experiment: str, key: str, task: DictConfig) -> None:
+    known = [p.name for p in inspect.signature(DRAW[experiment]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    _require(sorted(task) == sorted(known), f"{key} must have the keys {', '.join(known)}, got {', '.join(task)}")
+    for name, value in task.items():
+        _integer(f"{key}.{name}", value, 1)
+        if name.startswith("min_"):
+            most = task[f"max_{name[4:]}"]
+            _require(value <= most, f"{key}.{name} must be ≤ {key}.max_{name[4:]}, {most}, got {value}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from experiments.table1 import paper_rows, select_run
+from experiments.table1 import paper_rows, results_arguments, select_run
 from leep import plots
 from leep.results import read_runs
 from leep.statistics import levels, metric_of
@@ -64,22 +63,13 @@ def _panel(setting: str) -> Callable:
 
 def main() -> None:
     """Draw every figure as PDF and PNG into the results folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "results", type=Path, nargs="?", default=Path("results"), help="results folder (default: results)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the runs to draw (default: 0)")
-    args = parser.parse_args()
-    if not args.results.is_dir():
-        parser.error(
-            f"{args.results} is not a folder; run an experiment first: python run.py experiment=small_imbalanced"
-        )
+    results, seed = results_arguments(__doc__)
     plt.style.use(STYLE)
-    runs = read_runs(args.results)
-    folder = args.results / "figures"
+    runs = read_runs(results)
+    folder = results / "figures"
     folder.mkdir(exist_ok=True)
     for name in FIGURES:
-        fig = draw(name, runs, args.seed)
+        fig = draw(name, runs, seed)
         for suffix in ("pdf", "png"):
             fig.savefig(folder / f"{name}.{suffix}")
         plt.close(fig)

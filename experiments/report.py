@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 from pathlib import Path
@@ -12,7 +11,7 @@ from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 
 from experiments.figures import FIGURES, STYLE, draw
-from experiments.table1 import CAPTION, build_table, layout
+from experiments.table1 import CAPTION, build_table, layout, results_arguments
 from leep.files import write_atomically
 from leep.results import read_runs, read_setting
 
@@ -52,19 +51,10 @@ def render(results: Path, seed: int = 0) -> str:
 
 def main() -> None:
     """Write report.html into the results folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "results", type=Path, nargs="?", default=Path("results"), help="results folder (default: results)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the runs to show (default: 0)")
-    args = parser.parse_args()
-    if not args.results.is_dir():
-        parser.error(
-            f"{args.results} is not a folder; run an experiment first: python run.py experiment=small_imbalanced"
-        )
-    page = render(args.results, args.seed)
-    write_atomically(args.results / "report.html", lambda f: f.write(page.encode()))
-    print(f"written: {args.results / 'report.html'}")
+    results, seed = results_arguments(__doc__)
+    page = render(results, seed)
+    write_atomically(results / "report.html", lambda f: f.write(page.encode()))
+    print(f"written: {results / 'report.html'}")
 
 
 if __name__ == "__main__":

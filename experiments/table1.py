@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from leep.data import READERS, DataMissing, find_data
+from leep.data import DataError, DataMissing, find_data
 from leep.files import write_atomically
 from leep.results import read_runs
-from leep.sources.weights import WeightsMissing, find_weights
+from leep.sources.weights import WeightsError, WeightsMissing, find_weights
 from leep.statistics import Correlation, metric_of, pearson
 from leep.transfer import METHODS
 
@@ -39,13 +39,31 @@ _NOT_BUILT = {"fine_tune": "fine-tuning, a part not built yet", "cnaps": "CNAPs,
 UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 
 
+def results_arguments(description: str) -> tuple[Path, int]:
+    """The results folder and the seed given on the command line; the smallest seed that is there by default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "results", type=Path, nargs="?", default=Path("results"), help="results folder (default: results)"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="seed of the runs to show; seeds are never mixed (default: the smallest)"
+    )
+    given = parser.parse_args()
+    if not given.results.is_dir():
+        parser.error(f"{given.results} is not a folder; run an experiment first: python run.py")
+    if given.seed is None:
+        runs = read_runs(given.results)
+        given.seed = 0 if runs.empty else int(runs.seed.min())
+    return given.results, given.seed
+
+
 def paper_rows() -> pd.DataFrame:
     """The 21 rows of the paper's Table 1, its correlations in the columns `leep`, `nce`, `h_score`."""
     return pd.read_csv(Path(__file__).with_name("paper_table1.csv"))
 
 
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
-    """The run that stands for a row of the table: of this seed, fewest stand-ins, largest scale, most tasks."""
+    """The run that stands for a row of the table: of this seed, largest scale, fewest stand-ins, most tasks."""
     if runs.empty:
         return runs
     keys = ("method", "source", "target", "setting")
@@ -55,12 +73,12 @@ def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
 
     def rank(group: pd.DataFrame) -> tuple:
         stand_ins = group.stand_in.iloc[0].count(";") + bool(group.stand_in.iloc[0])
-        return stand_ins, _SCALES.index(group.scale.iloc[0]), -group.task.nunique(), group.run.iloc[0]
+        return _SCALES.index(group.scale.iloc[0]), stand_ins, -group.task.nunique(), group.run.iloc[0]
 
     return min((g for _, g in match.groupby("run")), key=rank)
 
 
-def what_is_needed(row) -> str:
+def what_is_needed(row, seed: int = 0) -> str:
     """What a row that is not computed needs: a part, data, weights, and the command."""
     if row["method"] not in METHODS:
         return _NOT_BUILT[row["method"]]
@@ -68,16 +86,15 @@ def what_is_needed(row) -> str:
     source = OmegaConf.load(_ROOT / "conf" / "source" / f"{row['source']}.yaml")[row["source"]]
     try:
         find_weights(row["source"], source.model, source.weights)
-    except WeightsMissing as error:
-        lacks.append(str(error))
-    if row["target"] in READERS:
-        try:
-            find_data(row["target"])
-        except DataMissing as error:
-            lacks.append(str(error))
+    except (WeightsMissing, WeightsError):
+        lacks.append(f"weights of {row['source_model']} trained on {row['source_data']} (make data)")
+    try:
+        find_data(row["target"])
+    except (DataMissing, DataError):
+        lacks.append(f"{row['target_data']} (make data)")
     command = (
         f"python run.py experiment={row['setting']} 'source=[{row['source']}]' 'target=[{row['target']}]' "
-        f"'method=[{row['method']}]'"
+        f"'method=[{row['method']}]'" + (f" seed={seed}" if seed else "")
     )
     return "; ".join([*lacks, command])
 
@@ -91,13 +108,13 @@ def build_table(results: Path, seed: int = 0) -> pd.DataFrame:
         for measure in MEASURES:
             line = {k: row[k] for k in ("row", "method", "source", "target", "setting")} | {"measure": measure}
             group = run[run.measure == measure] if len(run) else run
-            lines.append(line | {"paper_r": row[measure]} | _correlate(group, row))
+            lines.append(line | {"paper_r": row[measure]} | _correlate(group, row, seed))
     return pd.DataFrame(lines, columns=COLUMNS).astype({"n_tasks": "Int64"})
 
 
-def _correlate(group: pd.DataFrame, row) -> dict:
+def _correlate(group: pd.DataFrame, row, seed: int) -> dict:
     if len(group) < 3:
-        return {"needs": what_is_needed(row), "scale": "", "stand_in": ""}
+        return {"needs": what_is_needed(row, seed), "scale": "", "stand_in": ""}
     found: Correlation = pearson(group.score.to_numpy(), group[metric_of(row["setting"])].to_numpy())
     return {
         "r": found.r,
@@ -196,23 +213,12 @@ def _escape(text: str) -> str:
 
 def main() -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "results", type=Path, nargs="?", default=Path("results"), help="results folder (default: results)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the runs to show; seeds are never mixed (default: 0)"
-    )
-    args = parser.parse_args()
-    if not args.results.is_dir():
-        parser.error(
-            f"{args.results} is not a folder; run an experiment first: python run.py experiment=small_imbalanced"
-        )
-    table = build_table(args.results, args.seed)
+    results, seed = results_arguments(__doc__)
+    table = build_table(results, seed)
     for suffix, text in (("csv", table.to_csv(index=False)), ("md", to_markdown(table)), ("tex", to_latex(table))):
-        write_atomically(args.results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
+        write_atomically(results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
     print(to_markdown(table))
-    print(f"written: {args.results}/table1.csv, table1.md, table1.tex")
+    print(f"written: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
 
 
 if __name__ == "__main__":

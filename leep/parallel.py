@@ -8,20 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from joblib import Parallel, delayed
 
 
-def run_in_order(function: Callable, items: Iterable, workers: int | None = 1, threads: bool = False) -> Iterator:
+def run_in_order(function: Callable, items: Iterable, workers: int | None = 1) -> Iterator:
     """`function(item)` for every item, results in the items' order, each as soon as it and all before it are done.
 
     Parameters
     ----------
+    function : callable
+        Spends its time in compiled code that lets go of Python's lock: the workers are threads.
+    items : iterable
     workers : int or None
         All cores if None; with 1 nothing is started.
-    threads : bool
-        Threads instead of processes, for compiled code that lets go of Python's lock.
     """
     workers = workers or len(os.sched_getaffinity(0))
     if workers == 1:
         return map(function, items)
-    backend = "threading" if threads else "loky"
-    return Parallel(workers, backend=backend, return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(function)(i) for i in items
-    )
+    parallel = Parallel(workers, backend="threading", return_as="generator", pre_dispatch="2*n_jobs")
+    return parallel(delayed(function)(i) for i in items)

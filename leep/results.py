@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -32,10 +33,11 @@ def setting_hash(setting: Mapping) -> str:
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def open_folder(folder: Path, setting: Mapping, provenance: Mapping) -> None:
+def open_folder(folder: Path, setting: Mapping, stand_in: list[str], provenance: Mapping) -> None:
     """Create a run's folder, or check that the one that is there holds this very setting.
 
-    `setting` determines the rows; `provenance` (versions, machine, time) is kept beside it and may differ.
+    `setting` determines the rows. Beside it are kept `stand_in`, what differs from the paper, and `provenance`, the
+    versions and the time of the first run; they may differ.
 
     Raises
     ------
@@ -53,12 +55,12 @@ def open_folder(folder: Path, setting: Mapping, provenance: Mapping) -> None:
                 f"{folder} holds rows of another configuration; move it away, or give another results folder"
             )
         return
-    content = {"setting": dict(setting), "provenance": dict(provenance)}
+    content = {"setting": dict(setting), "stand_in": stand_in, "provenance": dict(provenance)}
     write_atomically(path, lambda f: f.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"))
 
 
 def read_setting(folder: Path) -> dict:
-    """`setting` and `provenance` of a run's folder."""
+    """`setting`, `stand_in` and `provenance` of a run's folder."""
     return json.loads((folder / "setting.json").read_text())
 
 
@@ -132,6 +134,13 @@ def _text(value) -> str:
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
+def _read_rows(path: Path) -> pd.DataFrame:
+    """The whole lines of a CSV that a run may be writing, or may have been killed at."""
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame()
+
+
 def read_runs(root: Path) -> pd.DataFrame:
     """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
@@ -141,8 +150,11 @@ def read_runs(root: Path) -> pd.DataFrame:
     frames = []
     for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
         folder = transfers_path.parent
-        outer, inner = read_setting(folder.parent)["setting"], read_setting(folder)["setting"]
-        scores, transfers = pd.read_csv(folder.parent / "scores.csv"), pd.read_csv(transfers_path)
+        tasks, training = read_setting(folder.parent), read_setting(folder)
+        outer, inner = tasks["setting"], training["setting"]
+        scores, transfers = _read_rows(folder.parent / "scores.csv"), _read_rows(transfers_path)
+        if scores.empty or transfers.empty:
+            continue
         frame = transfers.merge(scores, on=["task", "n_classes", "n_examples"])
         frames.append(
             frame.assign(
@@ -153,7 +165,7 @@ def read_runs(root: Path) -> pd.DataFrame:
                 scale=inner["scale"],
                 epochs=inner["epochs"],
                 run=str(folder.relative_to(root)),
-                stand_in="; ".join(outer["stand_in"] + inner["stand_in"]),
+                stand_in="; ".join(tasks["stand_in"] + training["stand_in"]),
             )
         )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

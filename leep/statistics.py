@@ -24,9 +24,9 @@ def metric_of(setting: str) -> str:
     return "test_f1" if setting == "small_imbalanced" else "test_accuracy"
 
 
-def _is_constant(x: np.ndarray) -> bool:
-    """Whether the values differ by no more than rounding: H is C − 1 up to rounding where n ≤ d."""
-    return bool(np.ptp(x) <= 1e-9 * np.abs(x).max())
+def _is_constant(x: np.ndarray) -> np.ndarray:
+    """Whether the values of each row differ by no more than rounding: H is C − 1 up to rounding where n ≤ d."""
+    return np.ptp(x, axis=-1) <= 1e-9 * np.abs(x).max(axis=-1)
 
 
 def pearson(scores: np.ndarray, accuracies: np.ndarray, n_resamples: int = 10_000, seed: int = 0) -> Correlation:
@@ -56,12 +56,13 @@ def pearson(scores: np.ndarray, accuracies: np.ndarray, n_resamples: int = 10_00
         return Correlation(None, None, None, None, len(x))
     result = stats.pearsonr(x, y)
     rows = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
-    low, high = np.nanpercentile(_rowwise_r(x[rows], y[rows]), [2.5, 97.5])
+    resampled = _rowwise_r(x[rows], y[rows])
+    low, high = np.percentile(resampled[~(_is_constant(x[rows]) | _is_constant(y[rows]))], [2.5, 97.5])
     return Correlation(float(result.statistic), float(result.pvalue), float(low), float(high), len(x))
 
 
 def _rowwise_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r of each row; NaN where a resample is constant."""
+    """Pearson's r of each row; NaN or rounding where a row is constant."""
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))

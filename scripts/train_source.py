@@ -7,12 +7,14 @@ python scripts/train_source.py engine=torch engine.precision=bfloat16   # about 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from leep.data import load_data
 from leep.data.augment import crop_and_flip
@@ -20,7 +22,6 @@ from leep.engines import create_engine
 from leep.files import write_atomically
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
-from leep.sources.zoo import build
 
 
 def accuracy(trainer, prepare, images, labels) -> float:
@@ -52,15 +53,19 @@ def main(cfg) -> None:
     data = load_data(source.trained_on.lower(), root=cfg.data.root)
     prepare = Preprocessing(source.size, tuple(source.mean), tuple(source.std))
     engine = create_engine(**cfg.engine)
+    from leep.sources.zoo import build  # imports MXNet, after the engine has set its threads
+
     net = build(source.model, source.n_classes, np.random.SeedSequence(cfg.seed, spawn_key=(0,)))
     trainer = engine.trainer(net, cfg.momentum, cfg.weight_decay)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    checkpoint, log = out / "checkpoint.npz", []
+    checkpoint, log, configuration = out / "checkpoint.npz", [], OmegaConf.to_yaml(cfg, resolve=True)
     if checkpoint.exists():
         with np.load(checkpoint) as saved:
             state = {k: saved[k] for k in saved.files}
+        if str(state.pop("configuration")) != configuration:
+            sys.exit(f"train_source: {checkpoint} is of another configuration; give another out=…, or move it away")
         log = state.pop("log").tolist()
         trainer.load_state(state)
         print(f"going on after epoch {len(log)} of {cfg.epochs} from {checkpoint}")
@@ -70,7 +75,9 @@ def main(cfg) -> None:
         test = accuracy(trainer, prepare, data.test_images, data.test_labels)
         log.append((epoch + 1, loss, test, time.perf_counter() - start))
         print("epoch {:.0f}: loss {:.4f}, test accuracy {:.4f}, {:.0f} s".format(*log[-1]), flush=True)
-        write_atomically(checkpoint, lambda f: np.savez(f, log=np.array(log), **trainer.state()))
+        write_atomically(
+            checkpoint, lambda f: np.savez(f, configuration=configuration, log=np.array(log), **trainer.state())
+        )
     pd.DataFrame(log, columns=["epoch", "loss", "test_accuracy", "seconds"]).astype({"epoch": int}).to_csv(
         out / "log.csv", index=False
     )

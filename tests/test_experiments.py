@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
@@ -85,10 +84,31 @@ def test_seeds_and_changed_protocols_are_kept_apart(run_experiment, tmp_path):
     run_experiment("small_imbalanced")
     run_experiment("small_imbalanced", "seed=1")
     run_experiment("small_imbalanced", "method.retrain_head.learning_rate=0.1")
+    run_experiment("small_imbalanced", "task={min_smaller:10,max_smaller:20,ratio:2}")
     runs = read_runs(tmp_path / "results")
-    assert runs.groupby("run").seed.first().value_counts().to_dict() == {0: 2, 1: 1}
-    changed = runs[runs.stand_in.str.contains("learning_rate=0.1")]
-    assert changed.run.nunique() == 1 and len(changed) == 12
+    assert runs.groupby("run").seed.first().value_counts().to_dict() == {0: 3, 1: 1}
+    for change in ("learning_rate=0.1 for 0.01", "max_smaller=20 for 60"):
+        assert runs[runs.stand_in.str.contains(change)].run.nunique() == 1
+    assert runs.stand_in.str.contains("2 of 20 epochs").all()
+
+
+def test_what_equals_the_papers_protocol_is_no_stand_in(run_experiment, tmp_path):
+    given = ("scale=paper", "n_tasks=3", "epochs.retrain_head=50", "task.n_classes=5")
+    done = run_experiment("small_balanced", *given)
+    assert "3 of 200 tasks" in done.stdout
+    run_experiment("small_balanced", *given, "method.retrain_head.implementation=gluon")
+    runs = read_runs(tmp_path / "results")
+    assert runs.run.nunique() == 2 and set(runs.stand_in) == {"random.params weights of cifar10_resnet20"}
+    compiled, gluon = (g.test_accuracy.to_numpy() for _, g in runs.groupby("run"))
+    assert abs(compiled - gluon).max() <= 0.02
+
+
+def test_scores_do_not_depend_on_how_many_are_asked_for(run_experiment, tmp_path):
+    run_experiment("large_balanced", "scale.max_tasks=3", results=tmp_path / "a")
+    run_experiment("large_balanced", "scale.max_tasks=7", results=tmp_path / "a")
+    run_experiment("large_balanced", "scale.max_tasks=7", results=tmp_path / "b")
+    a, b = (read_runs(tmp_path / x).sort_values(["task", "measure"]) for x in "ab")
+    assert a.score.tolist() == b.score.tolist()
 
 
 def test_multirun_over_seeds(run_experiment, tmp_path):
@@ -114,28 +134,38 @@ def test_results_name_what_made_them(run_experiment, tmp_path):
     assert setting["provenance"]["packages"]["mxnet"] == "1.9.1"
 
 
-def kill_and_resume(arguments, results: Path, kills: int, seed: int) -> None:
-    """Kill the run at random moments, then let it end."""
-    rng = random.Random(seed)
+def rows_written(results: Path) -> int:
+    return sum(content.count(b"\n") for content in csvs(results).values())
+
+
+def kill_and_resume(arguments: list[str], results: Path, total: int, kills: int) -> list[int]:
+    """Kill the run whenever it has written a random number of rows more, then let it end; the rows at each kill."""
+    rng, seen = random.Random(0), []
     command = [sys.executable, "run.py", *arguments]
-    for _ in range(kills):
+    for threshold in sorted(rng.sample(range(1, total), kills)):
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(rng.uniform(2.0, 7.0))
-        os.killpg(process.pid, signal.SIGKILL)
+        while process.poll() is None and rows_written(results) < threshold:
+            time.sleep(0.002)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        seen.append(rows_written(results))
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return seen
 
 
 @pytest.mark.slow
-def test_killed_ten_times_gives_the_same_rows(arguments, run_experiment, tmp_path):
-    more = ("scale.max_tasks=200", "scale.max_epochs=200", "epochs.retrain_head=200", "executor.workers=2")
-    run_experiment("small_balanced", *more, results=tmp_path / "whole")
-    kill_and_resume(
-        arguments("small_balanced", *more, results=tmp_path / "killed"), tmp_path / "killed", kills=10, seed=0
-    )
-    assert csvs(tmp_path / "killed") == csvs(tmp_path / "whole") != {}
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_killed_ten_times_gives_the_same_rows(arguments, run_experiment, experiment, tmp_path):
+    more = ("scale.max_tasks=150",)
+    run_experiment(experiment, *more, results=tmp_path / "whole")
+    whole, killed = csvs(tmp_path / "whole"), tmp_path / "killed"
+    total = rows_written(tmp_path / "whole")
+    seen = kill_and_resume(arguments(experiment, *more, results=killed), killed, total, kills=10)
+    assert csvs(killed) == whole != {}
+    assert sum(n < total for n in seen) >= 5, "too few kills hit an unfinished run"
 
 
 def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, tmp_path, monkeypatch):
@@ -158,14 +188,24 @@ def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, t
         ("seed=abc", "seed must be an integer ≥ 0, got 'abc'"),
         ("measures=[lepe]", "measures must be among h_score, leep, nce, got 'lepe'"),
         ("source=[]", "source must name at least one"),
+        ("measures=leep", "measures must be a list"),
+        ("strict=no", "strict must be true or false, got 'no'"),
+        ("scale.max_tasks=2", "scale.max_tasks must be null or an integer ≥ 3, got 2"),
+        ("data.root=/no/such/folder", "data.root=/no/such/folder is not a folder"),
+        ("source.cifar10_resnet20.std=[1,0,1]", "std must be a number > 0, got 0"),
+        ("target.cifar100.size=64", "size is only for reader: folder"),
+        ("target.cifar100.reader=cifar1000", "reader must be among cifar10, cifar100"),
+        ("+task.foo=3", "task must have the keys min_smaller, max_smaller, ratio, got"),
+        ("+task_of.fashion_mnst.ratio=3", "task_of must be among .*fashion_mnist.* got 'fashion_mnst'"),
+        ("method.retrain_head.learning_rate=inf", "learning_rate must be a number > 0, got inf"),
         ("epochs.retrain_head=0", "epochs.retrain_head must be an integer ≥ 1, got 0"),
         ("method.retrain_head.learning_rate=0", "learning_rate must be a number > 0, got 0"),
         ("method.retrain_head.momentum=1", "momentum must be a number ≥ 0 and < 1, got 1"),
-        ("method.retrain_head.implementation=fast", "must be one of compiled, gluon, got 'fast'"),
+        ("method.retrain_head.implementation=fast", "must be among compiled, gluon, got 'fast'"),
         ("task.ratio=-5", "task.ratio must be an integer ≥ 1, got -5"),
         ("task.min_smaller=90", "task.min_smaller must be ≤ task.max_smaller, 60, got 90"),
         ("executor.workers=0", "executor.workers must be null or an integer ≥ 1, got 0"),
-        ("engine.precision=float16", "engine.precision must be one of"),
+        ("engine.precision=float16", "engine.precision must be among"),
     ],
 )
 def test_impossible_values_fail_before_any_work(override, message):
@@ -185,16 +225,25 @@ def test_unknown_names_and_keys_fail_naming_the_choices(run_experiment, override
 
 def test_task_that_the_data_cannot_give_is_a_clear_error(run_experiment):
     done = run_experiment("small_balanced", "task.n_classes=7", check=False)
-    assert done.returncode == 2 and "at most as many classes as the data set, 6, got 7" in done.stderr
+    assert done.returncode == 2 and "its tasks have up to 7 classes, the data set has 6" in done.stderr
+    done = run_experiment("small_imbalanced", "task.ratio=6", check=False)
+    assert done.returncode == 2 and "up to 360 training examples of a class, one class has 320" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_gluon_loop_gives_the_same_accuracies(run_experiment, tmp_path):
-    run_experiment("small_balanced", "scale.max_tasks=3", results=tmp_path / "a")
-    run_experiment(
-        "small_balanced", "scale.max_tasks=3", "method.retrain_head.implementation=gluon", results=tmp_path / "b"
-    )
-    a, b = read_runs(tmp_path / "a"), read_runs(tmp_path / "b")
-    pd.testing.assert_series_equal(a.test_accuracy, b.test_accuracy, atol=1e-2)
+def test_damaged_data_do_not_stop_the_other_targets(run_experiment, tmp_path):
+    (tmp_path / "root" / "cifar100").mkdir(parents=True)
+    (tmp_path / "root" / "cifar100" / "train.bin").write_bytes(b"x")
+    (tmp_path / "images").mkdir()
+    folder = ("target=[cifar100,folder]", f"target.folder.path={tmp_path / 'images'}", f"data.root={tmp_path / 'root'}")
+    done = run_experiment("small_balanced", *folder, check=False)
+    assert done.returncode == 3 and "test.bin" in done.stderr and "images" in done.stderr
+
+
+def test_weights_of_another_network_are_a_clear_error(run_experiment):
+    done = run_experiment("small_balanced", "source.cifar10_resnet20.model=cifar_resnet56_v1", check=False)
+    assert done.returncode == 2 and "does not hold the weights of cifar_resnet56_v1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_helps():

@@ -70,14 +70,14 @@ def test_foreign_columns_are_refused(tmp_path):
 
 
 def test_folder_of_another_setting_is_refused(tmp_path):
-    open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {"date": "then"})
-    open_folder(tmp_path / "run", {"task": {"ratio": 5}, "seed": 0}, {"date": "now"})
+    open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, ["sample"], {"date": "then"})
+    open_folder(tmp_path / "run", {"task": {"ratio": 5}, "seed": 0}, [], {"date": "now"})
     assert json.loads((tmp_path / "run" / "setting.json").read_text())["provenance"] == {"date": "then"}
     with pytest.raises(ResultsError, match="another configuration"):
-        open_folder(tmp_path / "run", {"seed": 1, "task": {"ratio": 5}}, {})
+        open_folder(tmp_path / "run", {"seed": 1, "task": {"ratio": 5}}, [], {})
     (tmp_path / "run" / "setting.json").write_text("{")
     with pytest.raises(ResultsError, match="damaged"):
-        open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {})
+        open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, [], {})
 
 
 def test_hash_depends_on_values_not_on_their_order():
@@ -86,3 +86,18 @@ def test_hash_depends_on_values_not_on_their_order():
 
 def test_empty_results_folder(tmp_path):
     assert read_runs(tmp_path).empty
+
+
+def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path):
+    folder = tmp_path / "e" / "s" / "t" / "seed0-x"
+    open_folder(
+        folder, {"experiment": "e", "seed": 0, "source": {"name": "s"}, "target": {"name": "t"}}, ["sample"], {}
+    )
+    open_folder(folder / "m", {"scale": "quick", "epochs": 3}, ["20 of 50 epochs"], {})
+    (folder / "scores.csv").write_text("task,n_classes,n_examples,measure,score\n0,2,9,leep,-0.5\n1,2,9,leep,-0.25\n")
+    transfers = folder / "m" / "transfers.csv"
+    transfers.write_text("")
+    assert read_runs(tmp_path).empty
+    transfers.write_text("task,n_classes,n_examples,method,test_accuracy\n0,2,9,m,0.5\n1,2,9,m,0.7")
+    runs = read_runs(tmp_path)
+    assert runs.task.tolist() == [0] and runs.stand_in.tolist() == ["sample; 20 of 50 epochs"]

@@ -37,11 +37,10 @@ def write_run(
         "seed": seed,
         "source": {"name": source},
         "target": {"name": target},
-        "stand_in": list(stand_in),
     }
-    open_folder(folder, outer, {})
+    open_folder(folder, outer, list(stand_in), {})
     inner = folder / f"retrain_head-{scale}"
-    open_folder(inner, {"scale": scale, "epochs": 50, "stand_in": []}, {})
+    open_folder(inner, {"scale": scale, "epochs": 50}, [], {})
     accuracy = 0.5 + 0.1 * (slope * leep + noise)
     common = {"n_classes": 4, "n_examples": 120}
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:

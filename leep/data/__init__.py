@@ -84,7 +84,7 @@ def _find(name: str, root: str | Path | None, path: str | Path | None) -> tuple[
         return SAMPLES[name], _SAMPLE
     raise DataMissing(
         f"{name} was not found: looked for a folder {', '.join(_FOLDERS[name])} in "
-        f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to the folder that holds one"
+        f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to a folder that holds it"
     )
 
 

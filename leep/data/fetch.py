@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 import os
-import re
 import tarfile
 import zipfile
 import zlib
@@ -20,6 +18,7 @@ import requests
 from leep.data import READERS, DataError, locate, search_path
 from leep.files import write_atomically
 from leep.progress import progress
+from leep.sources.weights import gluon_sha1
 
 _TRIES = 5
 _CHUNK = 1 << 14
@@ -281,24 +280,6 @@ def fetch_data_set(name: str, root: Path | None = None, remote: RemoteDataSet | 
         else:
             download(file, folder)
     return f"{name}: downloaded to {folder}"
-
-
-def gluon_sha1(model: str) -> str:
-    """The checksum of a model's weights that GluonCV's model store states, read without importing GluonCV.
-
-    Raises
-    ------
-    ValueError
-        If the store has no weights of that name.
-    """
-    gluoncv = importlib.util.find_spec("gluoncv")
-    if gluoncv is None:
-        raise ValueError("GluonCV, which states the checksums of Gluon's weights, is not installed")
-    store = Path(gluoncv.origin).parent / "model_zoo" / "model_store.py"
-    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text())
-    if found is None:
-        raise ValueError(f"GluonCV has no weights of a model {model!r}")
-    return found[1]
 
 
 def _sha1(content: bytes) -> str:

@@ -24,12 +24,21 @@ def _get(node: dict, name: str, default: str) -> object:
         return value
 
 
+def _known(node: dict, name: str, default: str, known: tuple):
+    """A value among those that this engine can execute."""
+    value = _get(node, name, default)
+    if value not in known:
+        raise NotImplementedError(f"{node['op']} {node['name']}: the torch engine knows {name} {known}, got {value!r}")
+    return value
+
+
 def _convolution(node, training, x, weight, bias=None):
     stride, pad, dilate = (_get(node, k, d) for k, d in (("stride", "(1, 1)"), ("pad", "(0, 0)"), ("dilate", "(1, 1)")))
     return F.conv2d(x, weight, bias, stride, pad, dilate, _get(node, "num_group", "1"))
 
 
 def _batch_norm(node, training, x, gamma, beta, mean, var):
+    _known(node, "axis", "1", (1,))
     if _get(node, "fix_gamma", "True"):
         gamma = torch.ones_like(gamma)
     eps, momentum = _get(node, "eps", "0.001"), _get(node, "momentum", "0.9")
@@ -43,17 +52,16 @@ def _batch_norm(node, training, x, gamma, beta, mean, var):
 
 
 def _activation(node, training, x):
-    return {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[_get(node, "act_type", "relu")](x)
+    return getattr(torch, _known(node, "act_type", "relu", ("relu", "sigmoid", "tanh")))(x)
 
 
 def _leaky_relu(node, training, x):
-    if _get(node, "act_type", "leaky") != "leaky":
-        raise NotImplementedError(f"LeakyReLU of type {_get(node, 'act_type', 'leaky')!r} in {node['name']}")
+    _known(node, "act_type", "leaky", ("leaky",))
     return F.leaky_relu(x, _get(node, "slope", "0.25"))
 
 
 def _pooling(node, training, x):
-    kind = _get(node, "pool_type", "max")
+    kind = _known(node, "pool_type", "max", ("avg", "max"))
     if _get(node, "global_pool", "False"):
         return x.mean((2, 3), keepdim=True) if kind == "avg" else x.amax((2, 3), keepdim=True)
     kernel, pad = _get(node, "kernel", "()"), _get(node, "pad", "(0, 0)")
@@ -125,6 +133,7 @@ class TorchEngine:
                 f"engine.device={device}: this machine has no CUDA device that PyTorch can use; use engine.device=cpu"
             )
         torch.set_num_threads(threads)  # MXNet's import has set one
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32
         self.precision = precision
         self.device = torch.device(device)
 

@@ -87,7 +87,8 @@ def forward_pass(
     with _lock(Path(cache) / f"{key}.lock"):
         found = _read(folder)
         if found is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            for left_over in [folder, *folder.parent.glob(f".{key}.*")]:  # of a killed process
+                shutil.rmtree(left_over, ignore_errors=True)
             _make(folder, predictor(), prepare, data, batch_size)
             found = _read(folder)
     if found is None:

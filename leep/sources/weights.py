@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,19 +80,32 @@ def _find_bundled(name: str) -> Weights:
 
 def _find_gluon(model: str) -> Weights:
     """Gluon's store names a file `<model>-<first eight digits of its SHA-1>.params`."""
+    sha1 = gluon_sha1(model)
     folder = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser() / "models"
-    paths = sorted(folder.glob(f"{model}-????????.params"))
-    if not paths:
+    path = folder / f"{model}-{sha1[:8]}.params"
+    if not path.is_file():
         raise WeightsMissing(
             f"Gluon's weights of {model} are not in {short(folder)}; get them: make data ARGS='--only gluon'"
         )
-    path = paths[-1]
     found = _digest(path, "sha1")
-    if not path.stem.endswith(found[:8]):
-        raise WeightsError(
-            f"{path} must have a SHA-1 that begins as its name says, has {found}; delete it, then make data"
-        )
+    if found != sha1:
+        raise WeightsError(f"{short(path)} must have the SHA-1 {sha1}, has {found}; delete it, then make data")
     return Weights(path, _digest(path, "sha256"), "gluon")
+
+
+def gluon_sha1(model: str) -> str:
+    """The checksum of a model's weights that GluonCV's model store states, read without importing GluonCV.
+
+    Raises
+    ------
+    WeightsError
+        If the store has no weights of that name.
+    """
+    store = Path(importlib.util.find_spec("gluoncv").origin).parent / "model_zoo" / "model_store.py"
+    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text())
+    if found is None:
+        raise WeightsError(f"GluonCV has no weights of a model {model!r}")
+    return found[1]
 
 
 def _digest(path: Path, algorithm: str) -> str:

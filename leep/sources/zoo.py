@@ -46,7 +46,16 @@ def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None
 
 
 def load(model: str, n_classes: int, path: Path) -> mx.gluon.HybridBlock:
-    """A network of GluonCV's zoo with the weights of a `.params` file."""
+    """A network of GluonCV's zoo with the weights of a `.params` file.
+
+    Raises
+    ------
+    ValueError
+        If the zoo has no such model, or the file does not hold its weights.
+    """
     net = build(model, n_classes)
-    net.load_parameters(str(path))
+    try:
+        net.load_parameters(str(path))
+    except (AssertionError, ValueError, KeyError, mx.base.MXNetError) as error:
+        raise ValueError(f"{path} does not hold the weights of {model} with {n_classes} classes: {error}") from error
     return net
