@@ -91,5 +91,5 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
 def message(ax: Axes, text: str) -> Axes:
     """A panel without data says what to run."""
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=7, color="0.35", wrap=True)
-    ax.set(xticks=[], yticks=[])
+    ax.set_axis_off()
     return ax
