@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 NOTHING_COULD_RUN = 3  # exit status: data or weights of every setting are missing
 CONF = Path(__file__).parent / "conf"
@@ -24,10 +24,16 @@ def main(cfg: DictConfig) -> None:
         statuses.append(NOTHING_COULD_RUN if isinstance(error, NothingToRun) else 2)
 
 
-def check_lists(arguments: list[str]) -> None:
-    """Names in `source=[a,b]` and its like, for which Hydra's own message does not list the choices."""
+def check_names(arguments: list[str]) -> None:
+    """Top-level keys, and names in `source=[a,b]` and its like: Hydra's own message does not list the choices."""
+    files = [CONF / "config.yaml", *(CONF / "experiment").glob("*.yaml")]
+    known = {key for file in files for key in OmegaConf.load(file)} | {p.name for p in CONF.iterdir() if p.is_dir()}
+    known -= {"defaults", "hydra"}
     for argument in arguments:
-        group, _, names = argument.partition("=")
+        group, equals, names = argument.partition("=")
+        key = group.lstrip("+~").split(".")[0].split("@")[0]
+        if equals and not key.startswith(("-", "hydra")) and key not in known:
+            sys.exit(f"run.py: unknown key {key!r}; the keys are {', '.join(sorted(known))}")
         if group not in ("source", "target", "method"):
             continue
         choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
@@ -38,6 +44,6 @@ def check_lists(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if not any(a.startswith(("--config-dir", "-cd")) for a in sys.argv):
-        check_lists(sys.argv[1:])
+        check_names(sys.argv[1:])
     main()
     sys.exit(2 if 2 in statuses else max(statuses))

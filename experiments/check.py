@@ -34,6 +34,7 @@ def check_config(cfg: DictConfig) -> None:
         _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")
     is_list = isinstance(cfg.measures, ListConfig)
     _require(is_list and len(cfg.measures) > 0, f"measures must be a list, e.g. 'measures=[leep]', got {cfg.measures}")
+    _require(len(set(cfg.measures)) == len(cfg.measures), f"measures must be different ones, got {cfg.measures}")
     for measure in cfg.measures:
         _choice("measures", measure, MEASURES)
     for key, least in (("executor.workers", 1), ("scale.max_tasks", 3), ("scale.max_epochs", 1), ("engine.threads", 1)):
@@ -41,6 +42,11 @@ def check_config(cfg: DictConfig) -> None:
             _integer(key, OmegaConf.select(cfg, key), least, "null or ")
     _choice("engine", cfg.engine.name, ENGINES)
     _choice("engine.precision", cfg.engine.precision, PRECISIONS)
+    on_cpu = cfg.engine.device == "cpu"
+    plain = cfg.engine.precision == "float32" and on_cpu
+    _require(
+        cfg.engine.name == "torch" or plain, "engine=gluon runs in float32 on the cpu; use engine=torch for others"
+    )
     if cfg.engine.name == "torch":
         _require(importlib.util.find_spec("torch"), "engine=torch needs PyTorch: make env EXTRA=torch")
     root = cfg.data.root
@@ -56,6 +62,18 @@ def check_config(cfg: DictConfig) -> None:
         _choice("task_of", name, sorted({*_TARGETS, *cfg.target}))
     for key, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
         _check_task(cfg.experiment, key, task)
+
+
+def check_keys(cfg: DictConfig, paper: DictConfig) -> None:
+    """Raise `UserError` for a key that the project's own configuration lacks: added by +key=…, it would do nothing."""
+    _compare_keys(OmegaConf.to_container(cfg), OmegaConf.to_container(paper), "")
+
+
+def _compare_keys(ours: dict, known: dict, path: str) -> None:
+    for key in ours if path != "task_of." else ():
+        _require(key in known, f"unknown key {path}{key}; the keys are {', '.join(map(str, known))}")
+        if isinstance(ours[key], dict) and isinstance(known[key], dict):
+            _compare_keys(ours[key], known[key], f"{path}{key}.")
 
 
 def _require(condition: object, message: str) -> None:
@@ -79,6 +97,7 @@ def _number(key: str, value: object, bounds: str, within) -> None:
 
 
 def _check_source(key: str, source: DictConfig) -> None:
+    _require(isinstance(source.weights, str), f"{key}.weights must be bundled, gluon or a file, got {source.weights!r}")
     _integer(f"{key}.size", source.size, 1)
     _integer(f"{key}.n_classes", source.n_classes, 1)
     for name, bounds, within in (("mean", "", lambda v: True), ("std", "> 0", lambda v: v > 0)):

@@ -36,7 +36,9 @@ def scale_line(cfg: DictConfig, paper: DictConfig) -> str:
         f"{epochs(cfg, m)} of {epochs(paper, m)} epochs of {m}" for m in cfg.method if epochs(cfg, m) < epochs(paper, m)
     ]
     return f"{cfg.experiment}, scale={cfg.scale.name}: " + (
-        ", ".join(left_out) + " (scale=paper: all)" if left_out else "nothing of the paper's protocol is left out"
+        ", ".join(left_out) + (" (scale=paper: all)" if cfg.scale.name != "paper" else "")
+        if left_out
+        else "nothing of the paper's protocol is left out"
     )
 
 
@@ -44,16 +46,20 @@ def task_stand_ins(cfg: DictConfig, paper: DictConfig, source: str, target: str)
     """Where tasks, source model or engine differ from the paper's."""
     found = _differences(task_parameters(cfg, target), task_parameters(paper, target))
     found += _differences(cfg.source[source], paper.source[source])
+    if cfg.source[source].trained_on == cfg.target[target].title:
+        found.append("the source was trained on the target's images")
     if (cfg.engine.name, cfg.engine.precision) != ("gluon", "float32"):
         found.append(f"{cfg.engine.name} {cfg.engine.precision}")
     return found
 
 
 def method_stand_ins(cfg: DictConfig, paper: DictConfig, method: str) -> list[str]:
-    """Where the training of a transfer method differs from the paper's."""
+    """Where the training of a transfer method, or the number of tasks, differs from the paper's."""
     found = _differences(cfg.method[method], paper.method[method])
     if epochs(cfg, method) != epochs(paper, method):
-        found.insert(0, f"{epochs(cfg, method)} of {epochs(paper, method)} epochs")
+        found.append(f"{epochs(cfg, method)} of {epochs(paper, method)} epochs")
+    if n_tasks(cfg) != n_tasks(paper):
+        found.append(f"{n_tasks(cfg)} of {n_tasks(paper)} tasks")
     return found
 
 

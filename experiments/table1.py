@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from leep.data import DataError, DataMissing, find_data
 from leep.files import write_atomically
-from leep.results import read_runs
+from leep.results import ResultsError, read_runs
 from leep.sources.weights import WeightsError, WeightsMissing, find_weights
 from leep.statistics import Correlation, metric_of, pearson
 from leep.transfer import METHODS
@@ -51,8 +51,11 @@ def results_arguments(description: str) -> tuple[Path, int]:
     given = parser.parse_args()
     if not given.results.is_dir():
         parser.error(f"{given.results} is not a folder; run an experiment first: python run.py")
-    if given.seed is None:
+    try:
         runs = read_runs(given.results)
+    except ResultsError as error:
+        parser.error(str(error))
+    if given.seed is None:
         given.seed = 0 if runs.empty else int(runs.seed.min())
     return given.results, given.seed
 
@@ -63,7 +66,7 @@ def paper_rows() -> pd.DataFrame:
 
 
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
-    """The run that stands for a row of the table: of this seed, largest scale, fewest stand-ins, most tasks."""
+    """The run that stands for a row: of this seed, finished, largest scale, fewest stand-ins, most tasks."""
     if runs.empty:
         return runs
     keys = ("method", "source", "target", "setting")
@@ -73,7 +76,8 @@ def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
 
     def rank(group: pd.DataFrame) -> tuple:
         stand_ins = group.stand_in.iloc[0].count(";") + bool(group.stand_in.iloc[0])
-        return _SCALES.index(group.scale.iloc[0]), stand_ins, -group.task.nunique(), group.run.iloc[0]
+        first = group.iloc[0]
+        return not first.finished, _SCALES.index(first.scale), stand_ins, -group.task.nunique(), first.run
 
     return min((g for _, g in match.groupby("run")), key=rank)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.check import UserError, check_config
+from experiments.check import UserError, check_config, check_keys
 from experiments.protocol import (
     epochs,
     method_stand_ins,
@@ -77,7 +77,12 @@ class Work:
         """The source model's one pass over the target data set, made when first needed."""
         engine = OmegaConf.to_container(self.cfg.engine)
         key = cache_key(self.weights.sha256, self.source.model, self.prepare, self.data.sha256, engine)
-        return forward_pass(Path(self.cfg.paths.cache), key, self._predictor, self.prepare, self.data)
+        passed = forward_pass(Path(self.cfg.paths.cache), key, self._predictor, self.prepare, self.data)
+        if (found := passed.train_probs.shape[1]) != self.source.n_classes:
+            raise UserError(
+                f"source.{self.source_name}.n_classes must be {found} for its weights, got {self.source.n_classes}"
+            )
+        return passed
 
     def _predictor(self):
         try:
@@ -93,11 +98,12 @@ def run(cfg: DictConfig) -> None:
     """Run one experiment: every source × target whose data and weights are there, every method."""
     check_config(cfg)
     paper = paper_protocol(cfg)
+    check_keys(cfg, paper)
     print(scale_line(cfg, paper))
     try:
         for work in _available(cfg, paper):
             _run_pair(work)
-    except (DataError, WeightsError, ResultsError) as error:
+    except (DataError, WeightsError, ResultsError, OSError) as error:
         raise UserError(str(error)) from error
 
 
@@ -118,7 +124,9 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
         except (DataMissing, DataError) as error:
             lacks.append(str(error))
         except ValueError as error:
-            raise UserError(f"{cfg.experiment} cannot be drawn from {name}: {error}") from error
+            keys = ", ".join(f"{k}: …" for k in cfg.task)
+            remedy = f"give it tasks of its own: '+task_of.{name}={{{keys}}}'"
+            raise UserError(f"{cfg.experiment} cannot be drawn from {name}: {error}; {remedy}") from error
     work = [Work(cfg, paper, s, w, t, d) for s, w in weights.items() for t, d in data.items()]
     messages = "".join(f"\n  - {m}" for m in lacks)
     if lacks and (cfg.strict or not work):
@@ -137,7 +145,7 @@ def _run_pair(work: Work) -> None:
     if work.weights.origin != "gluon":
         stand_in.append(f"{work.weights.origin} weights of {work.source_name}")
     stand_in += task_stand_ins(cfg, work.paper, work.source_name, work.target_name)
-    open_folder(folder, setting, stand_in, _provenance())
+    open_folder(folder, setting, {"stand_in": stand_in}, _provenance())
     print(f"{work.source_name} ({work.weights.origin} weights) → {work.target_name} ({data.variant}): {folder}")
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         _score(work, scores)
@@ -213,7 +221,8 @@ def _transfer(work: Work, method: str, folder: Path) -> None:
     options = OmegaConf.to_container(cfg.method[method])
     setting = {"method": method, "scale": cfg.scale.name, "epochs": epochs(cfg, method), **options}
     inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
-    open_folder(inner, setting, method_stand_ins(cfg, work.paper, method), _provenance())
+    notes = {"stand_in": method_stand_ins(cfg, work.paper, method), "n_tasks": n_tasks(cfg)}
+    open_folder(inner, setting, notes, _provenance())
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
         missing = [i for i in range(n_tasks(cfg)) if (str(i),) not in table.done]
         if missing:

@@ -33,11 +33,11 @@ def setting_hash(setting: Mapping) -> str:
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def open_folder(folder: Path, setting: Mapping, stand_in: list[str], provenance: Mapping) -> None:
+def open_folder(folder: Path, setting: Mapping, notes: Mapping, provenance: Mapping) -> None:
     """Create a run's folder, or check that the one that is there holds this very setting.
 
-    `setting` determines the rows. Beside it are kept `stand_in`, what differs from the paper, and `provenance`, the
-    versions and the time of the first run; they may differ.
+    `setting` determines the rows. Beside it are kept `notes` of the last run (`stand_in`, what differs from the paper;
+    `n_tasks`, how many were asked for) and `provenance` of the first (versions, time).
 
     Raises
     ------
@@ -45,23 +45,27 @@ def open_folder(folder: Path, setting: Mapping, stand_in: list[str], provenance:
         If the folder holds rows of another setting.
     """
     path = folder / "setting.json"
+    content = {"setting": dict(setting), "notes": dict(notes), "provenance": dict(provenance)}
     if path.exists():
-        try:
-            found = json.loads(path.read_text())["setting"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResultsError(f"{path} is damaged ({error}); move the folder away to compute it anew") from error
-        if found != json.loads(json.dumps(setting)):
+        found = read_setting(folder)
+        if found["setting"] != json.loads(json.dumps(setting)):
             raise ResultsError(
                 f"{folder} holds rows of another configuration; move it away, or give another results folder"
             )
-        return
-    content = {"setting": dict(setting), "stand_in": stand_in, "provenance": dict(provenance)}
+        if found["notes"] == dict(notes):
+            return
+        content["provenance"] = found["provenance"]
     write_atomically(path, lambda f: f.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"))
 
 
 def read_setting(folder: Path) -> dict:
-    """`setting`, `stand_in` and `provenance` of a run's folder."""
-    return json.loads((folder / "setting.json").read_text())
+    """`setting`, `notes` and `provenance` of a run's folder; `ResultsError` where the file is damaged."""
+    path = folder / "setting.json"
+    try:
+        content = json.loads(path.read_text())
+        return {key: content[key] for key in ("setting", "notes", "provenance")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"{path} is damaged ({error}); move its folder away to compute it anew") from error
 
 
 class Table:
@@ -144,8 +148,8 @@ def _read_rows(path: Path) -> pd.DataFrame:
 def read_runs(root: Path) -> pd.DataFrame:
     """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
-    Besides the columns of the two CSVs: `setting`, `source`, `target`, `seed`, `scale`, `run` (the folder), and
-    `stand_in`, what differs from the paper (empty where nothing does).
+    Besides the columns of the two CSVs: `setting`, `source`, `target`, `seed`, `scale`, `run` (the folder), `stand_in`,
+    what differs from the paper (empty where nothing does), and whether all tasks that were asked for are `finished`.
     """
     frames = []
     for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
@@ -165,7 +169,8 @@ def read_runs(root: Path) -> pd.DataFrame:
                 scale=inner["scale"],
                 epochs=inner["epochs"],
                 run=str(folder.relative_to(root)),
-                stand_in="; ".join(tasks["stand_in"] + training["stand_in"]),
+                stand_in="; ".join(tasks["notes"]["stand_in"] + training["notes"]["stand_in"]),
+                finished=transfers.task.nunique() >= training["notes"]["n_tasks"],
             )
         )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -65,7 +65,8 @@ def _rowwise_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Pearson's r of each row; NaN or rounding where a row is constant."""
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+        r = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return np.clip(r, -1, 1)
 
 
 def levels(scores: np.ndarray, n_levels: int = 5) -> np.ndarray:

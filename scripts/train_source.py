@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from leep.data import load_data
+from leep.data import DataMissing, load_data
 from leep.data.augment import crop_and_flip
 from leep.engines import create_engine
 from leep.files import write_atomically
@@ -49,8 +49,16 @@ def train_epoch(trainer, prepare, data, epoch: int, cfg) -> float:
 @hydra.main(config_path="../conf", config_name="train_source", version_base="1.3")
 def main(cfg) -> None:
     """Train, log every epoch, and write `weights.params` at the end."""
+    for key in ("epochs", "batch_size", "learning_rate"):
+        if not cfg[key] > 0:
+            sys.exit(f"train_source: {key} must be > 0, got {cfg[key]}")
+    if len(cfg.source) != 1:
+        sys.exit(f"train_source: source must name one source model, got {', '.join(cfg.source)}")
     (source,) = cfg.source.values()
-    data = load_data(source.trained_on.lower(), root=cfg.data.root)
+    try:
+        data = load_data(source.trained_on.lower(), root=cfg.data.root)
+    except (DataMissing, ValueError) as error:  # DataError is a ValueError
+        sys.exit(f"train_source: cannot read {source.trained_on}: {error}")
     prepare = Preprocessing(source.size, tuple(source.mean), tuple(source.std))
     engine = create_engine(**cfg.engine)
     from leep.sources.zoo import build  # imports MXNet, after the engine has set its threads

@@ -98,7 +98,9 @@ def test_what_equals_the_papers_protocol_is_no_stand_in(run_experiment, tmp_path
     assert "3 of 200 tasks" in done.stdout
     run_experiment("small_balanced", *given, "method.retrain_head.implementation=gluon")
     runs = read_runs(tmp_path / "results")
-    assert runs.run.nunique() == 2 and set(runs.stand_in) == {"random.params weights of cifar10_resnet20"}
+    assert runs.run.nunique() == 2 and set(runs.stand_in) == {
+        "random.params weights of cifar10_resnet20; 3 of 200 tasks"
+    }
     compiled, gluon = (g.test_accuracy.to_numpy() for _, g in runs.groupby("run"))
     assert abs(compiled - gluon).max() <= 0.02
 
@@ -205,6 +207,9 @@ def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, t
         ("task.ratio=-5", "task.ratio must be an integer ≥ 1, got -5"),
         ("task.min_smaller=90", "task.min_smaller must be ≤ task.max_smaller, 60, got 90"),
         ("executor.workers=0", "executor.workers must be null or an integer ≥ 1, got 0"),
+        ("engine.device=cuda", "engine=gluon runs in float32 on the cpu"),
+        ("measures=[leep,leep]", "measures must be different ones"),
+        ("source.cifar10_resnet20.weights=null", "weights must be bundled, gluon or a file, got None"),
         ("engine.precision=float16", "engine.precision must be among"),
     ],
 )
@@ -215,7 +220,14 @@ def test_impossible_values_fail_before_any_work(override, message):
 
 @pytest.mark.parametrize(
     ("override", "choices"),
-    [("scale=huge", "quick"), ("source=[resnet]", "cifar10_resnet20"), ("n_task=5", "n_task"), ("task.rato=5", "rato")],
+    [
+        ("scale=huge", "quick"),
+        ("source=[resnet]", "cifar10_resnet20"),
+        ("n_task=5", "n_tasks"),
+        ("+measure=[leep]", "measures"),
+        ("+target.cifar100.foo=3", "reader, title"),
+        ("task.rato=5", "rato"),
+    ],
 )
 def test_unknown_names_and_keys_fail_naming_the_choices(run_experiment, override, choices, tmp_path):
     done = run_experiment("small_imbalanced", override, check=False)

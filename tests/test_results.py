@@ -70,14 +70,14 @@ def test_foreign_columns_are_refused(tmp_path):
 
 
 def test_folder_of_another_setting_is_refused(tmp_path):
-    open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, ["sample"], {"date": "then"})
-    open_folder(tmp_path / "run", {"task": {"ratio": 5}, "seed": 0}, [], {"date": "now"})
+    open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {"stand_in": ["sample"]}, {"date": "then"})
+    open_folder(tmp_path / "run", {"task": {"ratio": 5}, "seed": 0}, {"stand_in": ["sample"]}, {"date": "now"})
     assert json.loads((tmp_path / "run" / "setting.json").read_text())["provenance"] == {"date": "then"}
     with pytest.raises(ResultsError, match="another configuration"):
-        open_folder(tmp_path / "run", {"seed": 1, "task": {"ratio": 5}}, [], {})
+        open_folder(tmp_path / "run", {"seed": 1, "task": {"ratio": 5}}, {}, {})
     (tmp_path / "run" / "setting.json").write_text("{")
     with pytest.raises(ResultsError, match="damaged"):
-        open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, [], {})
+        open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {}, {})
 
 
 def test_hash_depends_on_values_not_on_their_order():
@@ -91,9 +91,12 @@ def test_empty_results_folder(tmp_path):
 def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path):
     folder = tmp_path / "e" / "s" / "t" / "seed0-x"
     open_folder(
-        folder, {"experiment": "e", "seed": 0, "source": {"name": "s"}, "target": {"name": "t"}}, ["sample"], {}
+        folder,
+        {"experiment": "e", "seed": 0, "source": {"name": "s"}, "target": {"name": "t"}},
+        {"stand_in": ["sample"]},
+        {},
     )
-    open_folder(folder / "m", {"scale": "quick", "epochs": 3}, ["20 of 50 epochs"], {})
+    open_folder(folder / "m", {"scale": "quick", "epochs": 3}, {"stand_in": ["20 of 50 epochs"], "n_tasks": 3}, {})
     (folder / "scores.csv").write_text("task,n_classes,n_examples,measure,score\n0,2,9,leep,-0.5\n1,2,9,leep,-0.25\n")
     transfers = folder / "m" / "transfers.csv"
     transfers.write_text("")
@@ -101,3 +104,4 @@ def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path)
     transfers.write_text("task,n_classes,n_examples,method,test_accuracy\n0,2,9,m,0.5\n1,2,9,m,0.7")
     runs = read_runs(tmp_path)
     assert runs.task.tolist() == [0] and runs.stand_in.tolist() == ["sample; 20 of 50 epochs"]
+    assert runs.finished.tolist() == [False]

@@ -27,6 +27,7 @@ def write_run(
     source="cifar10_resnet20",
     target="fashion_mnist",
     slope=2.0,
+    asked=None,
 ):
     """A run in which accuracy is `slope` × LEEP + noise, NCE is noise and the H score is constant."""
     rng = np.random.default_rng([n, seed])
@@ -38,9 +39,9 @@ def write_run(
         "source": {"name": source},
         "target": {"name": target},
     }
-    open_folder(folder, outer, list(stand_in), {})
+    open_folder(folder, outer, {"stand_in": list(stand_in)}, {})
     inner = folder / f"retrain_head-{scale}"
-    open_folder(inner, {"scale": scale, "epochs": 50}, [], {})
+    open_folder(inner, {"scale": scale, "epochs": 50}, {"stand_in": [], "n_tasks": asked or n}, {})
     accuracy = 0.5 + 0.1 * (slope * leep + noise)
     common = {"n_classes": 4, "n_examples": 120}
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
@@ -107,6 +108,12 @@ def test_the_run_nearest_to_the_paper_is_shown(tmp_path):
     assert line(build_table(tmp_path), 5, "leep").scale == "paper"
     write_run(tmp_path, "small_balanced", scale="paper", n=50, stand_in=["bundled sample"])
     assert line(build_table(tmp_path), 5, "leep").stand_in == ""
+
+
+def test_an_unfinished_run_hides_no_finished_one(tmp_path):
+    write_run(tmp_path, "small_balanced", scale="quick", n=40)
+    write_run(tmp_path, "small_balanced", scale="paper", n=20, asked=200)
+    assert line(build_table(tmp_path), 5, "leep").scale == "quick"
 
 
 def test_seeds_are_never_mixed(tmp_path):

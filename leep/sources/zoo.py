@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 
@@ -37,7 +38,13 @@ def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None
     ValueError
         If the zoo has no model of that name.
     """
-    net = _model_zoo().get_model(model, classes=n_classes, pretrained=False)
+    zoo = _model_zoo()
+    if model.lower() not in (names := zoo.get_model_list()):
+        near = difflib.get_close_matches(model, list(names), 3)
+        raise ValueError(
+            f"GluonCV's zoo has no model {model!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
+    net = zoo.get_model(model, classes=n_classes, pretrained=False)
     if seed is not None:
         seed_mxnet(seed)
         net.initialize(mx.init.Xavier())
@@ -57,5 +64,6 @@ def load(model: str, n_classes: int, path: Path) -> mx.gluon.HybridBlock:
     try:
         net.load_parameters(str(path))
     except (AssertionError, ValueError, KeyError, mx.base.MXNetError) as error:
-        raise ValueError(f"{path} does not hold the weights of {model} with {n_classes} classes: {error}") from error
+        reason = "not a .params file" if isinstance(error, mx.base.MXNetError) else error
+        raise ValueError(f"{path} does not hold the weights of {model} with {n_classes} classes: {reason}") from error
     return net
