@@ -20,18 +20,19 @@ _CIFAR100 = {"binary": ("train.bin", "test.bin"), "python": ("train", "test")}
 def _as_images(pixels: np.ndarray) -> np.ndarray:
     """(n, 3072) rows in channel-row-column order → (n, 32, 32, 3)."""
     images = np.empty((len(pixels), 1024, 3), np.uint8)
-    for channel in range(3):  # twice as fast as a transposed copy
-        images[:, :, channel] = pixels[:, channel * 1024 : (channel + 1) * 1024]
+    for start in range(0, len(pixels), 1000):  # block by block: several times as fast as one transposed copy
+        for channel in range(3):
+            block = pixels[start : start + 1000, channel * 1024 : (channel + 1) * 1024]
+            images[start : start + 1000, :, channel] = block
     return images.reshape(-1, 32, 32, 3)
 
 
 def _read_binary(path: Path, label_bytes: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Records of `label_bytes` label bytes, the last of which counts, and 3,072 pixel bytes."""
-    raw = np.fromfile(path, np.uint8)
-    record = label_bytes + _PIXELS
-    if raw.size == 0 or raw.size % record:
-        raise DataError(f"{path}: must be a whole number of {record}-byte records, has {raw.size} bytes; truncated?")
-    rows = raw.reshape(-1, record)
+    size, record = path.stat().st_size, label_bytes + _PIXELS
+    if size == 0 or size % record:
+        raise DataError(f"{path}: must be a whole number of {record}-byte records, has {size} bytes; truncated?")
+    rows = np.asarray(np.memmap(path, np.uint8, "r")).reshape(-1, record)
     return _as_images(rows[:, label_bytes:]), check_labels(rows[:, label_bytes - 1], n_classes, path)
 
 
