@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import math
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leep.data import READERS
-from leep.engines import ENGINES, PRECISIONS
+from leep.engines import ENGINES, PRECISIONS, check_engine
 from leep.measures import MEASURES
 from leep.tasks import DRAW
 from leep.transfer import METHODS
@@ -39,16 +38,13 @@ def check_config(cfg: DictConfig) -> None:
         _choice("measures", measure, MEASURES)
     for key, least in (("executor.workers", 1), ("scale.max_tasks", 3), ("scale.max_epochs", 1), ("engine.threads", 1)):
         if OmegaConf.select(cfg, key) is not None:
-            _integer(key, OmegaConf.select(cfg, key), least, "null or ")
+            _integer(key, OmegaConf.select(cfg, key), least, "null or an integer")
     _choice("engine", cfg.engine.name, ENGINES)
     _choice("engine.precision", cfg.engine.precision, PRECISIONS)
-    on_cpu = cfg.engine.device == "cpu"
-    plain = cfg.engine.precision == "float32" and on_cpu
-    _require(
-        cfg.engine.name == "torch" or plain, "engine=gluon runs in float32 on the cpu; use engine=torch for others"
-    )
-    if cfg.engine.name == "torch":
-        _require(importlib.util.find_spec("torch"), "engine=torch needs PyTorch: make env EXTRA=torch")
+    try:
+        check_engine(cfg.engine.name, cfg.engine.precision, cfg.engine.device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     root = cfg.data.root
     _require(root is None or Path(root).expanduser().is_dir(), f"data.root={root} is not a folder")
     for name, source in cfg.source.items():
@@ -85,10 +81,9 @@ def _choice(key: str, value: object, choices) -> None:
     _require(value in choices, f"{key} must be among {', '.join(choices)}, got {value!r}")
 
 
-def _integer(key: str, value: object, least: int, or_else: str = "an") -> None:
+def _integer(key: str, value: object, least: int, expected: str = "an integer") -> None:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    article = "an" if or_else == "an" else f"{or_else}an"
-    _require(is_integer and value >= least, f"{key} must be {article} integer ≥ {least}, got {value!r}")
+    _require(is_integer and value >= least, f"{key} must be {expected} ≥ {least}, got {value!r}")
 
 
 def _number(key: str, value: object, bounds: str, within) -> None:

@@ -13,7 +13,6 @@ import pandas as pd
 
 from experiments.table1 import paper_rows, results_arguments, select_run
 from leep import plots
-from leep.results import read_runs
 from leep.statistics import levels, metric_of
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
@@ -63,9 +62,8 @@ def _panel(setting: str) -> Callable:
 
 def main() -> None:
     """Draw every figure as PDF and PNG into the results folder."""
-    results, seed = results_arguments(__doc__)
+    results, runs, seed = results_arguments(__doc__)
     plt.style.use(STYLE)
-    runs = read_runs(results)
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
     for name in FIGURES:

@@ -7,13 +7,14 @@ import io
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 
 from experiments.figures import FIGURES, STYLE, draw
 from experiments.table1 import CAPTION, build_table, layout, results_arguments
 from leep.files import write_atomically
-from leep.results import read_runs, read_setting
+from leep.results import read_setting
 
 
 def figure_uri(fig: plt.Figure) -> str:
@@ -36,9 +37,9 @@ def settings(results: Path) -> list[dict]:
     ]
 
 
-def render(results: Path, seed: int = 0) -> str:
+def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     """The page as text."""
-    runs, table = read_runs(results), build_table(results, seed)
+    table = build_table(runs, seed)
     header, *rows = ([_html(cell) for cell in row] for row in layout(table))
     needs = table[(table.measure == "leep") & table.n_tasks.isna()][["row", "needs"]].itertuples(index=False)
     template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_name("report.html").read_text())
@@ -51,8 +52,8 @@ def render(results: Path, seed: int = 0) -> str:
 
 def main() -> None:
     """Write report.html into the results folder."""
-    results, seed = results_arguments(__doc__)
-    page = render(results, seed)
+    results, runs, seed = results_arguments(__doc__)
+    page = render(results, runs, seed)
     write_atomically(results / "report.html", lambda f: f.write(page.encode()))
     print(f"written: {results / 'report.html'}")
 

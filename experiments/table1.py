@@ -39,8 +39,8 @@ _NOT_BUILT = {"fine_tune": "fine-tuning, a part not built yet", "cnaps": "CNAPs,
 UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 
 
-def results_arguments(description: str) -> tuple[Path, int]:
-    """The results folder and the seed given on the command line; the smallest seed that is there by default."""
+def results_arguments(description: str) -> tuple[Path, pd.DataFrame, int]:
+    """The results folder given on the command line, its runs, and the seed; the smallest that is there by default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "results", type=Path, nargs="?", default=Path("results"), help="results folder (default: results)"
@@ -57,7 +57,7 @@ def results_arguments(description: str) -> tuple[Path, int]:
         parser.error(str(error))
     if given.seed is None:
         given.seed = 0 if runs.empty else int(runs.seed.min())
-    return given.results, given.seed
+    return given.results, runs, given.seed
 
 
 def paper_rows() -> pd.DataFrame:
@@ -103,9 +103,8 @@ def what_is_needed(row, seed: int = 0) -> str:
     return "; ".join([*lacks, command])
 
 
-def build_table(results: Path, seed: int = 0) -> pd.DataFrame:
+def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """One line a row of the paper's table and measure, with the columns `COLUMNS`; r is absent where not computed."""
-    runs = read_runs(results)
     lines = []
     for _, row in paper_rows().iterrows():
         run = select_run(runs, row, seed)
@@ -149,9 +148,8 @@ def layout(table: pd.DataFrame, missing: str = "—") -> list[list[str]]:
     rows = [[*header, "Tasks", "Scale", "Stand-in"]]
     for (_, lines), (_, paper) in zip(table.groupby("row"), paper_rows().iterrows()):
         best = lines.r.round(3).max()
-        stars = {
-            "h_score": "" if paper.h_score_significant == "yes" else "*"
-        }  # LEEP and NCE are significant everywhere
+        # LEEP and NCE are significant everywhere
+        stars = {"h_score": "" if paper.h_score_significant == "yes" else "*"}
         cells = [
             _cell(line, pd.notna(line.r) and round(line.r, 3) == best, stars.get(line.measure, ""), missing)
             for line in lines.itertuples()
@@ -217,8 +215,8 @@ def _escape(text: str) -> str:
 
 def main() -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
-    results, seed = results_arguments(__doc__)
-    table = build_table(results, seed)
+    results, runs, seed = results_arguments(__doc__)
+    table = build_table(runs, seed)
     for suffix, text in (("csv", table.to_csv(index=False)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         write_atomically(results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
     print(to_markdown(table))

@@ -61,7 +61,7 @@ def line(table, row, measure):
 
 
 def test_all_21_rows_stand_from_the_first_day(tmp_path):
-    table = build_table(tmp_path)
+    table = build_table(read_runs(tmp_path))
     assert list(table.columns) == COLUMNS and len(table) == 63
     assert table.row.tolist() == [r for r in range(1, 22) for _ in range(3)]
     assert table.r.isna().all() and (table.needs != "").all()
@@ -82,7 +82,7 @@ def test_papers_values_are_those_of_the_paper():
 
 def test_correlations_are_scipys(tmp_path):
     leep, accuracy = write_run(tmp_path, "small_balanced")
-    found = line(build_table(tmp_path), 5, "leep")
+    found = line(build_table(read_runs(tmp_path)), 5, "leep")
     expected = stats.pearsonr(leep, accuracy)
     assert found.r == pytest.approx(expected.statistic, abs=1e-12) and found.p_value == pytest.approx(expected.pvalue)
     assert found.r_low < found.r < found.r_high and found.n_tasks == 30 and found.scale == "paper" and found.needs == ""
@@ -90,12 +90,12 @@ def test_correlations_are_scipys(tmp_path):
 
 def test_imbalanced_rows_use_f1(tmp_path):
     write_run(tmp_path, "small_imbalanced")
-    assert line(build_table(tmp_path), 9, "leep").r < -0.5  # the made-up F1 falls as LEEP rises
+    assert line(build_table(read_runs(tmp_path)), 9, "leep").r < -0.5  # the made-up F1 falls as LEEP rises
 
 
 def test_constant_scores_are_stated_as_undefined(tmp_path):
     write_run(tmp_path, "small_balanced")
-    table = build_table(tmp_path)
+    table = build_table(read_runs(tmp_path))
     found = line(table, 5, "h_score")
     assert pd.isna(found.r) and found.needs == UNDEFINED and found.n_tasks == 30
     assert "undefined (paper +0.787)" in to_markdown(table)
@@ -103,29 +103,29 @@ def test_constant_scores_are_stated_as_undefined(tmp_path):
 
 def test_the_run_nearest_to_the_paper_is_shown(tmp_path):
     write_run(tmp_path, "small_balanced", scale="quick", n=40)
-    assert line(build_table(tmp_path), 5, "leep").scale == "quick"
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").scale == "quick"
     write_run(tmp_path, "small_balanced", scale="paper", n=20)
-    assert line(build_table(tmp_path), 5, "leep").scale == "paper"
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").scale == "paper"
     write_run(tmp_path, "small_balanced", scale="paper", n=50, stand_in=["bundled sample"])
-    assert line(build_table(tmp_path), 5, "leep").stand_in == ""
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").stand_in == ""
 
 
 def test_an_unfinished_run_hides_no_finished_one(tmp_path):
     write_run(tmp_path, "small_balanced", scale="quick", n=40)
     write_run(tmp_path, "small_balanced", scale="paper", n=20, asked=200)
-    assert line(build_table(tmp_path), 5, "leep").scale == "quick"
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").scale == "quick"
 
 
 def test_seeds_are_never_mixed(tmp_path):
     write_run(tmp_path, "small_balanced", seed=0, n=20)
     write_run(tmp_path, "small_balanced", seed=1, n=25)
-    assert line(build_table(tmp_path), 5, "leep").n_tasks == 20
-    assert line(build_table(tmp_path, seed=1), 5, "leep").n_tasks == 25
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").n_tasks == 20
+    assert line(build_table(read_runs(tmp_path), seed=1), 5, "leep").n_tasks == 25
 
 
 def test_layout_marks_best_significance_and_stand_ins(tmp_path):
     write_run(tmp_path, "small_balanced", stand_in=["bundled sample of FashionMNIST"])
-    table = build_table(tmp_path)
+    table = build_table(read_runs(tmp_path))
     cells = layout(table)[5]
     assert cells[7].startswith("⟦+0.") and "*" not in cells[7]
     assert "*" in cells[8] and "⟦" not in cells[8]
@@ -137,7 +137,7 @@ def test_layout_marks_best_significance_and_stand_ins(tmp_path):
 
 def test_latex_is_balanced_and_escaped(tmp_path):
     write_run(tmp_path, "small_balanced", stand_in=["a_b & 5 %"])
-    text = to_latex(build_table(tmp_path))
+    text = to_latex(build_table(read_runs(tmp_path)))
     assert r"a\_b \& 5 \%" in text and r"\textbf{+0." in text
     body = [row for row in text.splitlines() if row.endswith(r"\\")]
     assert len(body) == 22 and {row.replace(r"\&", "").count("&") for row in body} == {12}
@@ -148,7 +148,7 @@ def test_latex_compiles(tmp_path):
     write_run(tmp_path, "small_balanced", stand_in=["bundled sample"])
     document = (
         r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-        + to_latex(build_table(tmp_path))
+        + to_latex(build_table(read_runs(tmp_path)))
         + r"\end{document}"
     )
     (tmp_path / "t.tex").write_text(document)
@@ -174,7 +174,7 @@ def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
 
 def test_report_holds_table_figures_and_settings(tmp_path):
     write_run(tmp_path, "small_balanced", stand_in=["<sample>"])
-    page = render(tmp_path)
+    page = render(tmp_path, read_runs(tmp_path))
     assert page.count("<tr>") == 22 and "<b>+0." in page and "&lt;sample&gt;" in page and "<sample>" not in page
     assert page.count("data:image/png;base64,") == len(FIGURES)
     assert "stand_in" in page

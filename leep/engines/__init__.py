@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -42,23 +43,28 @@ def create_engine(
     ValueError
         If the name, the precision or the device is not to be had.
     """
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"engine.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_engine(name, precision, device)
     threads = threads or len(os.sched_getaffinity(0))
     if name == "gluon":
-        if precision != "float32" or device != "cpu":
-            raise ValueError(
-                f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; "
-                "use engine=torch for bfloat16 or CUDA"
-            )
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         from leep.engines.gluon import GluonEngine
 
         return GluonEngine()
-    try:
-        from leep.engines.torch import TorchEngine
-    except ModuleNotFoundError as error:
-        raise ValueError("engine=torch needs PyTorch: make env EXTRA=torch, or pip install 'leep[torch]'") from error
+    from leep.engines.torch import TorchEngine
+
     return TorchEngine(precision, device, threads)
+
+
+def check_engine(name: str, precision: str, device: str) -> None:
+    """Raise `ValueError` if there is no such engine, or it cannot run here in that precision on that kind of device."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"engine.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if name == "gluon" and (precision != "float32" or device != "cpu"):
+        raise ValueError(
+            f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; "
+            "use engine=torch for bfloat16 or CUDA"
+        )
+    if name == "torch" and importlib.util.find_spec("torch") is None:
+        raise ValueError("engine=torch needs PyTorch: make env EXTRA=torch, or pip install 'leep[torch]'")
