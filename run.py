@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 NOTHING_COULD_RUN = 3  # exit status: data or weights of every setting are missing
+INTERRUPTED = 130  # exit status: Ctrl-C
 CONF = Path(__file__).parent / "conf"
 statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the others
 
@@ -19,6 +20,9 @@ def main(cfg: DictConfig) -> None:
 
     try:
         run(cfg)
+    except KeyboardInterrupt:
+        print(f"\nrun.py: interrupted; what is finished is in {cfg.paths.results}, the same command goes on from there")
+        sys.exit(INTERRUPTED)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         statuses.append(NOTHING_COULD_RUN if isinstance(error, NothingToRun) else 2)

@@ -36,7 +36,7 @@ def check_config(cfg: DictConfig) -> None:
     _require(len(set(cfg.measures)) == len(cfg.measures), f"measures must be different ones, got {cfg.measures}")
     for measure in cfg.measures:
         _choice("measures", measure, MEASURES)
-    for key, least in (("executor.workers", 1), ("scale.max_tasks", 3), ("scale.max_epochs", 1), ("engine.threads", 1)):
+    for key, least in (("executor.workers", 1), ("engine.threads", 1)):
         if OmegaConf.select(cfg, key) is not None:
             _integer(key, OmegaConf.select(cfg, key), least, "null or an integer")
     _choice("engine", cfg.engine.name, ENGINES)
@@ -56,6 +56,15 @@ def check_config(cfg: DictConfig) -> None:
         _check_method(cfg, name)
     for name in cfg.task_of:
         _choice("task_of", name, sorted({*_TARGETS, *cfg.target}))
+    for name, counts in cfg.epochs_of.items():
+        _choice("epochs_of", name, sorted({*_TARGETS, *cfg.target}))
+        for method, count in counts.items():
+            _integer(f"epochs_of.{name}.{method}", count, 1)
+    for method, every in cfg.eval_every.items():
+        _choice("eval_every", method, ("fine_tune", "from_scratch"))
+        _integer(f"eval_every.{method}", every, 1)
+    _check_caps("scale", cfg.scale)
+    _check_caps(f"scale.{cfg.experiment}", cfg.scale.get(cfg.experiment) or {})
     for key, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
         _check_task(cfg.experiment, key, task)
 
@@ -66,7 +75,7 @@ def check_keys(cfg: DictConfig, paper: DictConfig) -> None:
 
 
 def _compare_keys(ours: dict, known: dict, path: str) -> None:
-    for key in ours if path != "task_of." else ():
+    for key in ours if path not in ("task_of.", "epochs_of.", "eval_every.", "scale.") else ():
         _require(key in known, f"unknown key {path}{key}; the keys are {', '.join(map(str, known))}")
         if isinstance(ours[key], dict) and isinstance(known[key], dict):
             _compare_keys(ours[key], known[key], f"{path}{key}.")
@@ -120,7 +129,18 @@ def _check_method(cfg: DictConfig, name: str) -> None:
     _number(f"{key}.learning_rate", method.learning_rate, "> 0", lambda v: v > 0)
     _number(f"{key}.momentum", method.momentum, "≥ 0 and < 1", lambda v: 0 <= v < 1)
     _number(f"{key}.weight_decay", method.weight_decay, "≥ 0", lambda v: v >= 0)
-    _choice(f"{key}.implementation", method.implementation, IMPLEMENTATIONS)
+    if name == "retrain_head":
+        _choice(f"{key}.implementation", method.implementation, IMPLEMENTATIONS)
+    if name == "fine_tune":
+        frozen = method.freeze_extractor
+        _require(isinstance(frozen, bool), f"{key}.freeze_extractor must be true or false, got {frozen!r}")
+
+
+def _check_caps(key: str, caps: DictConfig) -> None:
+    for name, least in (("max_tasks", 3), ("max_epochs", 1)):
+        for method, value in (caps.get(name) or {}).items():
+            _choice(f"{key}.{name}", method, METHODS)
+            _integer(f"{key}.{name}.{method}", value, least)
 
 
 def _check_task(experiment: str, key: str, task: DictConfig) -> None:

@@ -8,14 +8,21 @@ from omegaconf import DictConfig, OmegaConf
 NOT_PROTOCOL = ("weights", "implementation")  # how, not what: named elsewhere in the results
 
 
-def n_tasks(cfg: DictConfig) -> int:
-    """Tasks of a setting at the configured scale."""
-    return min(cfg.n_tasks, cfg.scale.max_tasks or cfg.n_tasks)
+def n_tasks(cfg: DictConfig, method: str) -> int:
+    """Tasks of a method at the configured scale."""
+    return min(cfg.n_tasks, _cap(cfg, "max_tasks", method, cfg.n_tasks))
 
 
-def epochs(cfg: DictConfig, method: str) -> int:
-    """Epochs of a method at the configured scale."""
-    return min(cfg.epochs[method], cfg.scale.max_epochs or cfg.epochs[method])
+def epochs(cfg: DictConfig, method: str, target: str) -> int:
+    """Epochs of a method on tasks of a target at the configured scale."""
+    given = (cfg.epochs_of.get(target) or {}).get(method, cfg.epochs[method])
+    return min(given, _cap(cfg, "max_epochs", method, given))
+
+
+def _cap(cfg: DictConfig, key: str, method: str, default: int) -> int:
+    """The scale's cap, which an experiment may have of its own."""
+    own = (cfg.scale.get(cfg.experiment) or {}).get(key) or {}
+    return own.get(method, cfg.scale[key].get(method, default))
 
 
 def task_parameters(cfg: DictConfig, target: str) -> dict:
@@ -31,12 +38,19 @@ def paper_protocol(cfg: DictConfig) -> DictConfig:
 
 def scale_line(cfg: DictConfig, paper: DictConfig) -> str:
     """One line on what the run leaves out of the paper's protocol."""
-    left_out = [f"{n_tasks(cfg)} of {n_tasks(paper)} tasks"] if n_tasks(cfg) < n_tasks(paper) else []
-    left_out += [
-        f"{epochs(cfg, m)} of {epochs(paper, m)} epochs of {m}" for m in cfg.method if epochs(cfg, m) < epochs(paper, m)
-    ]
+    left_out = []
+    for method in cfg.method:
+        tasks, all_tasks = n_tasks(cfg, method), n_tasks(paper, method)
+        parts = [f"{tasks} of {all_tasks} tasks"] if tasks < all_tasks else []
+        counts = {t: (epochs(cfg, method, t), epochs(paper, method, t)) for t in cfg.target}
+        fewer = {t: f"{n} of {n_all}" for t, (n, n_all) in counts.items() if n < n_all}
+        if len(set(fewer.values())) == 1 and len(fewer) == len(counts):
+            parts.append(f"{next(iter(fewer.values()))} epochs")
+        else:
+            parts += [f"{count} epochs on {t}" for t, count in fewer.items()]
+        left_out += [f"{method}: {', '.join(parts)}"] if parts else []
     return f"{cfg.experiment}, scale={cfg.scale.name}: " + (
-        ", ".join(left_out) + (" (scale=paper: all)" if cfg.scale.name != "paper" else "")
+        "; ".join(left_out) + (" (scale=paper: all)" if cfg.scale.name != "paper" else "")
         if left_out
         else "nothing of the paper's protocol is left out"
     )
@@ -53,13 +67,14 @@ def task_stand_ins(cfg: DictConfig, paper: DictConfig, source: str, target: str)
     return found
 
 
-def method_stand_ins(cfg: DictConfig, paper: DictConfig, method: str) -> list[str]:
+def method_stand_ins(cfg: DictConfig, paper: DictConfig, method: str, target: str) -> list[str]:
     """Where the training of a transfer method, or the number of tasks, differs from the paper's."""
     found = _differences(cfg.method[method], paper.method[method])
-    if epochs(cfg, method) != epochs(paper, method):
-        found.append(f"{epochs(cfg, method)} of {epochs(paper, method)} epochs")
-    if n_tasks(cfg) != n_tasks(paper):
-        found.append(f"{n_tasks(cfg)} of {n_tasks(paper)} tasks")
+    ours, papers = epochs(cfg, method, target), epochs(paper, method, target)
+    if ours != papers:
+        found.append(f"{ours} of {papers} epochs")
+    if n_tasks(cfg, method) != n_tasks(paper, method):
+        found.append(f"{n_tasks(cfg, method)} of {n_tasks(paper, method)} tasks")
     return found
 
 

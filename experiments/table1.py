@@ -35,7 +35,7 @@ COLUMNS = [
 ]
 _ROOT = Path(__file__).resolve().parent.parent
 _SCALES = ["paper", "quick", "smoke"]  # the first that is there is shown
-_NOT_BUILT = {"fine_tune": "fine-tuning, a part not built yet", "cnaps": "CNAPs, a part not built yet"}
+_NOT_BUILT = {"cnaps": "CNAPs, a part not built yet"}
 UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.check import UserError, check_config, check_keys
+from experiments.networks import train_networks
 from experiments.protocol import (
     epochs,
     method_stand_ins,
@@ -26,7 +27,7 @@ from experiments.protocol import (
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
 from leep.engines import create_engine
 from leep.measures import score_class_tasks, score_task
-from leep.parallel import run_in_order
+from leep.parallel import Failed, WorkerError, run_in_order
 from leep.progress import progress
 from leep.results import ResultsError, Table, open_folder, setting_hash
 from leep.sources.forward import ForwardPass, cache_key, forward_pass
@@ -37,6 +38,7 @@ from leep.tasks import TRAINING, Task, check_data, draw_task, task_rng
 
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
+CURVES = ["task", "epoch", "test_accuracy"]
 TASKS_AT_ONCE = 100  # of the batched measures: a task's score must not depend on how many others are asked for
 _PACKAGES = ("mxnet", "gluoncv", "numpy", "scipy", "numba", "scikit-learn")
 
@@ -100,11 +102,14 @@ def run(cfg: DictConfig) -> None:
     paper = paper_protocol(cfg)
     check_keys(cfg, paper)
     print(scale_line(cfg, paper))
+    failed = []
     try:
         for work in _available(cfg, paper):
-            _run_pair(work)
-    except (DataError, WeightsError, ResultsError, OSError) as error:
+            failed += _run_pair(work)
+    except (DataError, WeightsError, ResultsError, WorkerError, OSError) as error:
         raise UserError(str(error)) from error
+    if failed:
+        raise UserError("left out after two attempts; the same command tries them again:" + "".join(failed))
 
 
 def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
@@ -136,7 +141,8 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
     return work
 
 
-def _run_pair(work: Work) -> None:
+def _run_pair(work: Work) -> list[str]:
+    """Scores, then every method; returns what failed, a line a task."""
     cfg, data = work.cfg, work.data
     setting = _setting(work)
     name = f"seed{cfg.seed}-{setting_hash(setting)}"
@@ -149,8 +155,7 @@ def _run_pair(work: Work) -> None:
     print(f"{work.source_name} ({work.weights.origin} weights) → {work.target_name} ({data.variant}): {folder}")
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         _score(work, scores)
-        for method in cfg.method:
-            _transfer(work, method, folder)
+        return [line for method in cfg.method for line in _transfer(work, method, folder)]
 
 
 def _setting(work: Work) -> dict:
@@ -184,7 +189,8 @@ def _provenance() -> dict:
 
 def _score(work: Work, table: Table) -> None:
     """Every measure of every task that `scores.csv` does not hold yet, from the same rows of the same pass."""
-    wanted = [(i, m) for i in range(n_tasks(work.cfg)) for m in work.cfg.measures if (str(i), m) not in table.done]
+    count = max(n_tasks(work.cfg, method) for method in work.cfg.method)
+    wanted = [(i, m) for i in range(count) for m in work.cfg.measures if (str(i), m) not in table.done]
     if not wanted:
         return
     probs, features = work.passed.train_probs, work.passed.train_features
@@ -215,28 +221,40 @@ def _row(index: int, task: Task, **values) -> dict:
     return {"task": index, "n_classes": len(task.classes), "n_examples": len(task.train_rows), **values}
 
 
-def _transfer(work: Work, method: str, folder: Path) -> None:
-    """Transfer to every task that `transfers.csv` does not hold yet."""
-    cfg = work.cfg
-    options = OmegaConf.to_container(cfg.method[method])
-    setting = {"method": method, "scale": cfg.scale.name, "epochs": epochs(cfg, method), **options}
+def _transfer(work: Work, method: str, folder: Path) -> list[str]:
+    """Transfer to every task that `transfers.csv` does not hold yet; returns what failed, a line a task."""
+    cfg, count = work.cfg, n_tasks(work.cfg, method)
+    n_epochs = epochs(cfg, method, work.target_name)
+    setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
+    if method != "retrain_head":
+        setting["eval_every"] = cfg.eval_every.get(method)
     inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
-    notes = {"stand_in": method_stand_ins(cfg, work.paper, method), "n_tasks": n_tasks(cfg)}
+    notes = {"stand_in": method_stand_ins(cfg, work.paper, method, work.target_name), "n_tasks": count}
     open_folder(inner, setting, notes, _provenance())
+    failed = []
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
-        missing = [i for i in range(n_tasks(cfg)) if (str(i),) not in table.done]
-        if missing:
-            work.passed  # noqa: B018  made once, before the workers start
-            workers = cfg.executor.workers if options["implementation"] == "compiled" else 1
-            results = run_in_order(partial(_retrain_head, work, epochs(cfg, method), options), missing, workers)
-            for row in progress(results, total=len(missing), desc=f"  {method}", unit=" tasks"):
-                table.append(row)
-    done = f"{n_tasks(cfg)} tasks" + ("" if missing else " were done before")
+        missing = [i for i in range(count) if (str(i),) not in table.done]
+        if not missing:
+            pass
+        elif method == "retrain_head":
+            _retrain_heads(work, setting, missing, table)
+        else:
+            failed = _train_networks(work, setting, missing, table, inner)
+    done = f"{count - len(failed)} tasks" + ("" if missing else " were done before")
     print(f"  {method}: {done}: {inner / 'transfers.csv'}")
-    _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg)
+    _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
+    return failed
 
 
-def _retrain_head(work: Work, n_epochs: int, options: dict, index: int) -> dict:
+def _retrain_heads(work: Work, setting: dict, missing: list[int], table: Table) -> None:
+    work.passed  # noqa: B018  made once, before the workers start
+    workers = work.cfg.executor.workers if setting["implementation"] == "compiled" else 1
+    results = run_in_order(partial(_retrain_head, work, setting), missing, workers)
+    for row in progress(results, total=len(missing), desc="  retrain_head", unit=" tasks"):
+        table.append(row)
+
+
+def _retrain_head(work: Work, setting: dict, index: int) -> dict:
     """One row of `transfers.csv`."""
     from leep.transfer.metrics import evaluate
     from leep.transfer.retrain_head import train_head
@@ -244,8 +262,9 @@ def _retrain_head(work: Work, n_epochs: int, options: dict, index: int) -> dict:
     task, passed = work.task(index), work.passed
     rng = task_rng(work.cfg.seed, index, TRAINING)
     features = passed.train_features[task.train_rows]
+    options = {k: v for k, v in setting.items() if k not in ("method", "scale")}
     try:
-        head = train_head(features, task.train_labels, len(task.classes), rng, epochs=n_epochs, **options)
+        head = train_head(features, task.train_labels, len(task.classes), rng, **options)
     except FloatingPointError as error:
         raise UserError(f"task {index} of {work.cfg.experiment}: {error}") from error
     predicted = head.predict(passed.test_features[task.test_rows])
@@ -253,12 +272,28 @@ def _retrain_head(work: Work, n_epochs: int, options: dict, index: int) -> dict:
     return _row(index, task, method="retrain_head", test_f1=None) | metrics
 
 
-def _say_correlations(scores: Path, transfers: Path, cfg: DictConfig) -> None:
+def _train_networks(work: Work, setting: dict, missing: list[int], table: Table, folder: Path) -> list[str]:
+    method, failed = setting["method"], []
+    with Table(folder / "curves.csv", CURVES, ["task", "epoch"]) as curves:
+        for index, result in train_networks(work, method, setting, missing, folder / "checkpoints"):
+            if isinstance(result, Failed):
+                failed.append(f"\n  - {work.source_name} → {work.target_name}, {method}, task {index}: {result.reason}")
+                continue
+            metrics, curve = result
+            points = [{"task": index, "epoch": e, "test_accuracy": a} for e, a in curve]
+            curves.append(*(p for p in points if (str(index), str(p["epoch"])) not in curves.done))
+            table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
+        curves.sort()
+        table.sort()
+    return failed
+
+
+def _say_correlations(scores: Path, transfers: Path, cfg: DictConfig, count: int) -> None:
     """One line a measure: its correlation with what the models reach, over the tasks of this run."""
     joined = pd.read_csv(transfers).merge(pd.read_csv(scores), on=["task", "n_classes", "n_examples"])
     metric = metric_of(cfg.experiment)
     for measure in cfg.measures:
-        rows = joined[(joined.measure == measure) & (joined.task < n_tasks(cfg))]
+        rows = joined[(joined.measure == measure) & (joined.task < count)]
         found = pearson(rows.score.to_numpy(), rows[metric].to_numpy())
         r = "undefined: constant" if found.r is None else f"{found.r:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
         print(f"    {measure}: r with {metric} {r} over {found.n} tasks")

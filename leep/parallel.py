@@ -1,9 +1,15 @@
-"""Runs tasks on several workers; results come back in the order of the tasks, so that files do not depend on timing."""
+"""Runs tasks on several workers: threads for compiled loops, processes for networks."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 
 from joblib import Parallel, delayed
 
@@ -19,8 +25,145 @@ def run_in_order(function: Callable, items: Iterable, workers: int | None = 1) -
     workers : int or None
         All cores if None; with 1 nothing is started.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or n_cores()
     if workers == 1:
         return map(function, items)
     parallel = Parallel(workers, backend="threading", return_as="generator", pre_dispatch="2*n_jobs")
     return parallel(delayed(function)(i) for i in items)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class WorkerError(RuntimeError):
+    """A worker process could not start."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An item whose second attempt failed too, and why."""
+
+    reason: str
+
+
+def run_in_processes(
+    make: Callable,
+    args: tuple,
+    items: Iterable,
+    workers: int | None = None,
+    threads: int = 1,
+    on_progress: Callable[[float], None] = lambda amount: None,
+    on_retry: Callable[[object, str], None] = lambda item, reason: None,
+) -> Iterator[tuple[object, object]]:
+    """`(item, result)` for every item, in the order in which they end.
+
+    Each worker has a pipe of its own, so that it is known which item a dead worker had: that item alone is lost, and is
+    tried once more in a new process. (With loky's executor, a death fails every item that was handed out.)
+    After an exception the process is given up too: its libraries may be in any state.
+
+    Parameters
+    ----------
+    make : callable
+        `make(*args)` is called once in each worker process and returns the function of an item:
+        `function(item, report)`, where `report(amount)` calls `on_progress(amount)` in this process.
+    args : tuple
+        Pickled once a worker.
+    items : iterable
+    workers : int or None
+        Processes, started afresh; all cores if None.
+    threads : int
+        OpenMP threads of a process.
+    on_progress, on_retry : callable
+        `on_retry(item, reason)` is called when the first attempt of an item has failed.
+
+    Yields
+    ------
+    item, result
+        `Failed` in place of a result after two attempts.
+
+    Raises
+    ------
+    WorkerError
+        If `make` fails.
+    """
+    waiting = deque((item, 1) for item in items)
+    busy: dict[Connection, tuple] = {}
+    idle: list[tuple] = []
+    try:
+        idle.extend(_start(make, args, threads) for _ in range(min(workers or n_cores(), len(waiting))))
+        while waiting or busy:
+            while waiting and idle:
+                process, pipe = idle.pop()
+                busy[pipe] = (process, *waiting.popleft())
+            for pipe in wait(list(busy)):
+                process, item, attempt = busy[pipe]
+                kind, value = _receive(process, pipe)
+                if kind == "ready":
+                    pipe.send(item)
+                elif kind == "progress":
+                    on_progress(value)
+                elif kind == "done":
+                    del busy[pipe]
+                    idle.append((process, pipe))
+                    yield item, value
+                elif kind == "cannot start":
+                    raise WorkerError(value)
+                else:
+                    del busy[pipe]
+                    process.kill()
+                    if attempt == 1:
+                        on_retry(item, value)
+                        waiting.appendleft((item, 2))
+                    if waiting:
+                        idle.append(_start(make, args, threads))
+                    if attempt == 2:
+                        yield item, Failed(value)
+    finally:
+        for process, *_ in [*busy.values(), *idle]:
+            process.kill()
+            process.join()
+
+
+def _start(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.Process, Connection]:
+    context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, object]:
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionResetError):
+        process.join()
+        return "died", f"its process ended with exit code {process.exitcode} (−9: killed, or out of memory)"
+
+
+def _serve(pipe: Connection, make: Callable, args: tuple, threads: int) -> None:
+    """What a worker process does until it is killed or its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        function = make(*args)
+    except Exception as error:
+        pipe.send(("cannot start", f"{type(error).__name__}: {error}"))
+        return
+    while True:
+        pipe.send(("ready", None))
+        item = pipe.recv()
+        try:
+            result = function(item, lambda amount: pipe.send(("progress", amount)))
+        except Exception as error:
+            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+            return
+        pipe.send(("done", result))
+
+
+def _follow_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -125,6 +125,15 @@ class Table:
         self._append([[_text(row[c]) for c in self._columns] for row in rows])
         self.done.update(tuple(_text(row[k]) for k in self._key) for row in rows)
 
+    def sort(self) -> None:
+        """Put the rows into the order of their integer keys, whatever the order in which they were appended."""
+        self._file.seek(0)
+        header, *rows = csv.reader(self._file)
+        rows.sort(key=lambda row: [int(row[self._columns.index(k)]) for k in self._key])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        write_atomically(Path(self._file.name), lambda f: f.write(text.getvalue().encode()))
+
     def __enter__(self) -> Table:
         return self
 

@@ -55,9 +55,10 @@ def shared_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def arguments(data_root, random_weights, shared_cache, tmp_path):
-    """Overrides that point `run.py` at the tiny data, the random weights and a fresh results folder."""
+    """Overrides that point `run.py` at the tiny data, the random weights and a fresh results folder; heads only."""
 
     def make(experiment: str, *extra: str, results: Path | None = None) -> list[str]:
+        method = [e for e in extra if e.startswith("method=")]
         return [
             f"experiment={experiment}",
             "scale=smoke",
@@ -68,6 +69,7 @@ def arguments(data_root, random_weights, shared_cache, tmp_path):
             f"paths.results={results or tmp_path / 'results'}",
             f"paths.cache={shared_cache}",
             *(["task.max_classes=6"] if experiment == "large_balanced" else []),
+            *(["method=[retrain_head]"] if experiment != "convergence" and not method else []),
             *extra,
         ]
 

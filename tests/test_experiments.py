@@ -14,6 +14,7 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
 from experiments.check import UserError, check_config
+from experiments.protocol import epochs
 from leep.results import read_runs, read_setting
 
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -36,8 +37,9 @@ def test_every_experiment_composes_and_passes_the_checks(experiment, scale):
 
 
 def test_paper_scale_is_the_papers_protocol():
-    large, small, imbalanced = (
-        composed(f"experiment={e}", "scale=paper") for e in ("large_balanced", "small_balanced", "small_imbalanced")
+    large, small, imbalanced, convergence = (
+        composed(f"experiment={e}", "scale=paper")
+        for e in ("large_balanced", "small_balanced", "small_imbalanced", "convergence")
     )
     assert (large.n_tasks, small.n_tasks, imbalanced.n_tasks) == (200, 200, 200)
     assert (large.epochs.retrain_head, small.epochs.retrain_head, imbalanced.epochs.retrain_head) == (100, 50, 20)
@@ -47,7 +49,16 @@ def test_paper_scale_is_the_papers_protocol():
     assert dict(imbalanced.task) == {"min_smaller": 30, "max_smaller": 60, "ratio": 5}
     for cfg in (large, small, imbalanced):
         assert (cfg.method.retrain_head.batch_size, cfg.method.retrain_head.learning_rate) == (10, 0.01)
-        assert cfg.scale.max_tasks is None and cfg.scale.max_epochs is None
+        assert (cfg.method.fine_tune.batch_size, cfg.method.fine_tune.learning_rate) == (10, 0.01)
+        assert not cfg.scale.max_tasks and not cfg.scale.max_epochs
+    networks = [(large, "fine_tune"), (small, "fine_tune"), (imbalanced, "fine_tune"), (convergence, "from_scratch")]
+    assert [[epochs(cfg, m, t) for t in ("cifar100", "fashion_mnist")] for cfg, m in networks] == [
+        [100, 100],
+        [100, 40],
+        [20, 20],
+        [100, 40],
+    ]
+    assert list(convergence.method) == ["fine_tune", "from_scratch"] and convergence.experiment == "small_balanced"
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -73,9 +84,9 @@ def test_rows_do_not_depend_on_workers(run_experiment, tmp_path):
 
 
 def test_more_tasks_continue_the_same_file(run_experiment, tmp_path):
-    run_experiment("small_balanced", "scale.max_tasks=3")
+    run_experiment("small_balanced", "scale.max_tasks.retrain_head=3")
     short = csvs(tmp_path / "results")
-    run_experiment("small_balanced", "scale.max_tasks=6")
+    run_experiment("small_balanced", "scale.max_tasks.retrain_head=6")
     long = csvs(tmp_path / "results")
     assert short.keys() == long.keys() and all(long[k].startswith(short[k]) and long[k] != short[k] for k in short)
 
@@ -106,15 +117,15 @@ def test_what_equals_the_papers_protocol_is_no_stand_in(run_experiment, tmp_path
 
 
 def test_scores_do_not_depend_on_how_many_are_asked_for(run_experiment, tmp_path):
-    run_experiment("large_balanced", "scale.max_tasks=3", results=tmp_path / "a")
-    run_experiment("large_balanced", "scale.max_tasks=7", results=tmp_path / "a")
-    run_experiment("large_balanced", "scale.max_tasks=7", results=tmp_path / "b")
+    run_experiment("large_balanced", "scale.max_tasks.retrain_head=3", results=tmp_path / "a")
+    run_experiment("large_balanced", "scale.max_tasks.retrain_head=7", results=tmp_path / "a")
+    run_experiment("large_balanced", "scale.max_tasks.retrain_head=7", results=tmp_path / "b")
     a, b = (read_runs(tmp_path / x).sort_values(["task", "measure"]) for x in "ab")
     assert a.score.tolist() == b.score.tolist()
 
 
 def test_multirun_over_seeds(run_experiment, tmp_path):
-    run_experiment("small_imbalanced", "-m", "seed=0,1", "scale.max_tasks=3")
+    run_experiment("small_imbalanced", "-m", "seed=0,1", "scale.max_tasks.retrain_head=3")
     assert set(read_runs(tmp_path / "results").seed) == {0, 1}
 
 
@@ -159,9 +170,9 @@ def kill_and_resume(arguments: list[str], results: Path, total: int, kills: int)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", ["large_balanced", "small_balanced", "small_imbalanced"])
 def test_killed_ten_times_gives_the_same_rows(arguments, run_experiment, experiment, tmp_path):
-    more = ("scale.max_tasks=150",)
+    more = ("scale.max_tasks.retrain_head=150",)
     run_experiment(experiment, *more, results=tmp_path / "whole")
     whole, killed = csvs(tmp_path / "whole"), tmp_path / "killed"
     total = rows_written(tmp_path / "whole")
@@ -192,7 +203,7 @@ def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, t
         ("source=[]", "source must name at least one"),
         ("measures=leep", "measures must be a list"),
         ("strict=no", "strict must be true or false, got 'no'"),
-        ("scale.max_tasks=2", "scale.max_tasks must be null or an integer ≥ 3, got 2"),
+        ("scale.max_tasks.retrain_head=2", "scale.max_tasks.retrain_head must be an integer ≥ 3, got 2"),
         ("data.root=/no/such/folder", "data.root=/no/such/folder is not a folder"),
         ("source.cifar10_resnet20.std=[1,0,1]", "std must be a number > 0, got 0"),
         ("target.cifar100.size=64", "size is only for reader: folder"),

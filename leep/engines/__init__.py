@@ -47,6 +47,8 @@ def create_engine(
     threads = threads or len(os.sched_getaffinity(0))
     if name == "gluon":
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        if threads == 1:  # MXNet's queue would be a second thread
+            os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
         from leep.engines.gluon import GluonEngine
 
         return GluonEngine()

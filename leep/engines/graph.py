@@ -31,6 +31,12 @@ class Graph:
         nodes = json.loads(self.symbol.tojson())["nodes"]
         return [dict(node, name=structural.get(node["name"], node["name"])) for node in nodes]
 
+    @property
+    def head(self) -> list[str]:
+        """Names of the head's parameters: weight `(n_classes, n_features)` and, if it has one, bias `(n_classes,)`."""
+        nodes = self.nodes()
+        return [nodes[i[0]]["name"] for i in nodes[-1]["inputs"][1:]]
+
 
 def trace(net: mx.gluon.HybridBlock) -> Graph:
     """Trace an initialised classifier whose last layer is fully connected.

@@ -160,19 +160,23 @@ class TorchEngine:
 
         return predict
 
-    def trainer(self, net, momentum: float = 0.0, weight_decay: float = 0.0) -> TorchTrainer:
-        """SGD on softmax cross-entropy over all weights of the network."""
-        return TorchTrainer(self, net, momentum, weight_decay)
+    def trainer(
+        self, net, momentum: float = 0.0, weight_decay: float = 0.0, freeze_extractor: bool = False
+    ) -> TorchTrainer:
+        """SGD on softmax cross-entropy over all weights of the network, or over those of its head."""
+        return TorchTrainer(self, net, momentum, weight_decay, freeze_extractor)
 
 
 class TorchTrainer:
     """Trains `net`; the same rule as `GluonTrainer`, so that either engine goes on from the other's state."""
 
-    def __init__(self, engine: TorchEngine, net, momentum, weight_decay):
-        self.net, self._engine = net, engine
-        graph = trace(net)
-        self._module, self._tensors = GraphModule(graph), engine.tensors(net)
-        self._trained = [n for n, p in graph.parameters.items() if p.grad_req != "null"]
+    def __init__(self, engine: TorchEngine, net, momentum, weight_decay, freeze_extractor=False):
+        self.net, self.graph, self._engine = net, trace(net), engine
+        self._module, self._tensors = GraphModule(self.graph), engine.tensors(net)
+        self._train_mode = not freeze_extractor
+        self._trained = [n for n, p in self.graph.parameters.items() if p.grad_req != "null"]
+        if freeze_extractor:
+            self._trained = self.graph.head
         self._weights = [self._tensors[n].requires_grad_() for n in self._trained]
         self._momenta = [torch.zeros_like(w) for w in self._weights]
         self._momentum, self._weight_decay = momentum, weight_decay
@@ -181,7 +185,7 @@ class TorchTrainer:
     def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         """One SGD step on a batch."""
         with self._engine.autocast():
-            logits = self._module(self._engine.images(images), self._tensors, training=True)[1]
+            logits = self._module(self._engine.images(images), self._tensors, self._train_mode)[1]
         target = torch.from_numpy(np.asarray(labels, np.int64)).to(self._engine.device)
         loss = F.cross_entropy(logits.float(), target)
         gradients = list(torch.autograd.grad(loss, self._weights))
@@ -210,11 +214,12 @@ class TorchTrainer:
         return {**weights, **{f"momentum:{n}": m.cpu().numpy().copy() for n, m in zip(self._trained, self._momenta)}}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a state saved by either engine."""
+        """Go on from a state saved by either engine; where it holds weights only, with momenta of zero."""
         set_weights(self.net, {k: v for k, v in state.items() if not k.startswith("momentum:")})
+        self._losses = []
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(torch.from_numpy(state[name]))
             for name, momentum in zip(self._trained, self._momenta):
-                if f"momentum:{name}" in state:
-                    momentum.copy_(torch.from_numpy(state[f"momentum:{name}"]))
+                saved = state.get(f"momentum:{name}")
+                momentum.zero_() if saved is None else momentum.copy_(torch.from_numpy(saved))
