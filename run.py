@@ -21,7 +21,8 @@ def main(cfg: DictConfig) -> None:
     try:
         run(cfg)
     except KeyboardInterrupt:
-        print(f"\nrun.py: interrupted; what is finished is in {cfg.paths.results}, the same command goes on from there")
+        said = f"what is finished is in {cfg.paths.results}, the same command goes on from there"
+        print(f"\nrun.py: interrupted; {said}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)

@@ -1,8 +1,11 @@
-"""The paper's figures 1, 6 and 7 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
+"""The paper's figures 1, 4 and 6 to 8 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
 
 from __future__ import annotations
 
+import os
+import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -13,51 +16,111 @@ import pandas as pd
 
 from experiments.table1 import paper_rows, results_arguments, select_run
 from leep import plots
+from leep.results import read_curves
 from leep.statistics import levels, metric_of
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
-FIGURES = {  # name: setting, label of the vertical axis
-    "figure1": ("large_balanced", "Test accuracy"),
-    "figure6": ("small_balanced", "Average test accuracy"),
-    "figure7": ("small_imbalanced", "Average test F1 score"),
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper: a panel for each source → target of a setting."""
+
+    setting: str
+    plot: Callable
+    y_label: str
+    n_levels: int = 5
+    target: str | None = None  # all of the setting if None
+    experiment: str | None = None  # that computes it, where it is not named as the setting
+
+
+def _convergence(target: str, n_levels: int) -> Figure:
+    return Figure("small_balanced", plots.convergence, "Accuracy difference", n_levels, target, "convergence")
+
+
+FIGURES = {
+    "figure1": Figure("large_balanced", plots.scatter, "Test accuracy"),
+    "figure4": _convergence("cifar100", 5),
+    "figure6": Figure("small_balanced", plots.level_bars, "Average test accuracy"),
+    "figure7": Figure("small_imbalanced", plots.level_bars, "Average test F1 score"),
+    "figure8": _convergence("fashion_mnist", 2),
 }
 
 
-def panel_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+def accuracy_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """LEEP scores and accuracies of a panel's runs, a row a task and method, with the transferability level."""
     frames = []
     for _, row in rows.iterrows():
         run = select_run(runs, row, seed)
         if len(run):
             run = run[run.measure == "leep"]
-            frames.append(run.assign(accuracy=run[metric_of(row["setting"])], level=levels(run.score)))
-    return pd.concat(frames) if frames else pd.DataFrame()
+            frames.append(run.assign(accuracy=run[metric_of(row["setting"])]))
+    if not frames:
+        return pd.DataFrame()
+    data = pd.concat(frames)
+    return data.assign(level=levels(data.score))  # of all methods' tasks: a level is the same range of scores for each
 
 
-def draw(name: str, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
+def convergence_data(
+    results: Path, runs: pd.DataFrame, rows: pd.DataFrame, seed: int, n_levels: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Section 5.5: a row a task and epoch with `level` and `difference`, and the runs that they come from."""
+    row = rows[rows.method == "fine_tune"].iloc[0]
+    tuned = select_run(runs, row, seed)
+    if tuned.empty:
+        return tuned, tuned
+    same = runs[
+        (runs.run.map(os.path.dirname) == os.path.dirname(tuned.run.iloc[0])) & (runs.scale == tuned.scale.iloc[0])
+    ]
+    reference = select_run(same, {**row, "method": "from_scratch"}, seed)
+    curves = read_curves(results / tuned.run.iloc[0])
+    if reference.empty or curves.empty:
+        return pd.DataFrame(), tuned
+    both = [run[run.measure == "leep"] for run in (tuned, reference)]
+    tasks = both[0][["task", "score"]].merge(both[1][["task", "test_accuracy"]], on="task")
+    tasks = tasks[tasks.task.isin(curves.task)]
+    tasks = tasks.assign(level=levels(tasks.score, n_levels)).rename(columns={"test_accuracy": "final"})
+    data = curves.merge(tasks, on="task")
+    used = pd.concat(both)
+    return data.assign(difference=data.test_accuracy - data.final), used[used.task.isin(tasks.task)]
+
+
+def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
     """One figure of the paper: a panel for each source → target of its setting, captions with the number of tasks."""
-    setting, y_label = FIGURES[name]
-    rows = paper_rows().query("setting == @setting").sort_values(["target", "source"], ascending=[True, False])
+    figure = FIGURES[name]
+    rows = paper_rows().query("setting == @figure.setting").sort_values(["target", "source"], ascending=[True, False])
+    if figure.target:
+        rows = rows[rows.target == figure.target]
     panels = list(rows.groupby(["target", "source"], sort=False))
     fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.9), squeeze=False)
     for letter, ax, ((target, source), panel) in zip("abcd", axes[0], panels):
-        data = panel_data(runs, panel, seed)
+        if figure.experiment == "convergence":
+            data, used = convergence_data(results, runs, panel, seed, figure.n_levels)
+        else:
+            data = used = accuracy_data(runs, panel, seed)
         first = panel.iloc[0]
         title = f"({letter}) {first.source_data} → {first.target_data}"
         if data.empty:
+            experiment = figure.experiment or figure.setting
             plots.message(
-                ax, f"not computed: python run.py\nexperiment={setting}\n'source=[{source}]'\n'target=[{target}]'"
+                ax, f"not computed: python run.py\nexperiment={experiment}\n'source=[{source}]'\n'target=[{target}]'"
             )
         else:
-            _panel(setting)(ax, data, y_label=y_label)
-            notes = [f"{data.task.nunique()} tasks, scale={data.scale.iloc[0]}", data.stand_in.iloc[0]]
-            title += "".join(f"\n{n}" for n in notes if n)
+            figure.plot(ax, data, y_label=figure.y_label)
+            title += "".join(f"\n{note}" for note in _notes(used))
         ax.set_title(title)
     return fig
 
 
-def _panel(setting: str) -> Callable:
-    return plots.scatter if setting == "large_balanced" else plots.level_bars
+def _notes(used: pd.DataFrame) -> list[str]:
+    """How many tasks, at what scale, and what stands in for the paper's; by method where they differ."""
+    counts = {}
+    for method, run in used.groupby("method", sort=False):
+        text = f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}"
+        counts.setdefault(text, []).append(plots.METHOD_STYLE[method]["label"])
+    by_method = [text if len(counts) == 1 else f"{' and '.join(m)}: {text}" for text, m in counts.items()]
+    stand_in = dict.fromkeys(part for text in used.stand_in.unique() for part in text.split("; ") if part)
+    return [line for note in (*by_method, "; ".join(stand_in)) for line in textwrap.wrap(note, 48)]
 
 
 def main() -> None:
@@ -67,7 +130,7 @@ def main() -> None:
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
     for name in FIGURES:
-        fig = draw(name, runs, seed)
+        fig = draw(name, results, runs, seed)
         for suffix in ("pdf", "png"):
             fig.savefig(folder / f"{name}.{suffix}")
         plt.close(fig)

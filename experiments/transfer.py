@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -274,17 +275,19 @@ def _retrain_head(work: Work, setting: dict, index: int) -> dict:
 
 def _train_networks(work: Work, setting: dict, missing: list[int], table: Table, folder: Path) -> list[str]:
     method, failed = setting["method"], []
-    with Table(folder / "curves.csv", CURVES, ["task", "epoch"]) as curves:
+    with Table(folder / "curves.csv", CURVES, ["task", "epoch"]) if setting["eval_every"] else nullcontext() as curves:
         for index, result in train_networks(work, method, setting, missing, folder / "checkpoints"):
             if isinstance(result, Failed):
                 failed.append(f"\n  - {work.source_name} → {work.target_name}, {method}, task {index}: {result.reason}")
                 continue
             metrics, curve = result
-            points = [{"task": index, "epoch": e, "test_accuracy": a} for e, a in curve]
-            curves.append(*(p for p in points if (str(index), str(p["epoch"])) not in curves.done))
+            if curves:  # first: a task is done when it stands in the other table
+                points = [{"task": index, "epoch": e, "test_accuracy": a} for e, a in curve]
+                curves.append(*(p for p in points if (str(index), str(p["epoch"])) not in curves.done))
             table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
-        curves.sort()
-        table.sort()
+        for written in (curves, table):
+            if written:
+                written.sort()
     return failed
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
@@ -101,7 +102,8 @@ def run_in_processes(
                 process, item, attempt = busy[pipe]
                 kind, value = _receive(process, pipe)
                 if kind == "ready":
-                    pipe.send(item)
+                    with suppress(BrokenPipeError):  # where it has died since, it is what comes next
+                        pipe.send(item)
                 elif kind == "progress":
                     on_progress(value)
                 elif kind == "done":
@@ -138,7 +140,7 @@ def _start(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.P
 def _receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, object]:
     try:
         return pipe.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # the latter where it died in the middle of a message
         process.join()
         return "died", f"its process ended with exit code {process.exitcode} (−9: killed, or out of memory)"
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 METHOD_STYLE = {  # colours of Okabe and Ito (2008), told apart by marker and hatch in grey
     "retrain_head": {"label": "Re-train head", "color": "#0072B2", "marker": "o", "hatch": ""},
     "fine_tune": {"label": "Fine-tune", "color": "#D55E00", "marker": "^", "hatch": "//"},
+    "from_scratch": {"label": "From scratch", "color": "#999999", "marker": "v", "hatch": "xx"},
     "cnaps": {"label": "CNAPs", "color": "#009E73", "marker": "s", "hatch": ".."},
 }
 
@@ -85,6 +89,32 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
     )
     ax.margins(y=0.12)
     ax.legend(loc="upper left")
+    return ax
+
+
+def convergence(ax: Axes, table: pd.DataFrame, y_label: str) -> Axes:
+    """Mean difference to the reference model by epoch, a curve a transferability level (Figures 4, 8).
+
+    The band is the mean ± its standard error over the level's tasks.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    table : DataFrame with the columns `task`, `level` (1 is the hardest to transfer), `epoch`, `difference`
+    y_label : str
+    """
+    present = sorted(table.level.unique(), reverse=True)
+    colors = colormaps["viridis"](np.linspace(0, 0.85, len(present)))
+    ax.axhline(0, color="0.5", linewidth=0.8, zorder=1)
+    for level, color, style in zip(present, colors, itertools.cycle(("-", "--", "-.", ":"))):
+        group = table[table.level == level]
+        curve = group.groupby("epoch").difference
+        mean, error = curve.mean(), curve.sem().fillna(0)
+        count = group.task.nunique()
+        ax.plot(mean.index, mean, style, color=color, label=f"level {level} ({count} task{'s' * (count != 1)})")
+        ax.fill_between(mean.index, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
+    ax.set(xlabel="Epoch", ylabel=y_label, xlim=(0, table.epoch.max()))
+    ax.legend(loc="lower right", title="LEEP, mean ± standard error")
     return ax
 
 

@@ -157,8 +157,9 @@ def _read_rows(path: Path) -> pd.DataFrame:
 def read_runs(root: Path) -> pd.DataFrame:
     """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
-    Besides the columns of the two CSVs: `setting`, `source`, `target`, `seed`, `scale`, `run` (the folder), `stand_in`,
-    what differs from the paper (empty where nothing does), and whether all tasks that were asked for are `finished`.
+    Besides the columns of the two CSVs: `setting`, `source`, `target`, `seed`, `engine`, `scale`, `run` (the folder),
+    `stand_in`, what differs from the paper (empty where nothing does), and whether all tasks that were asked for are
+    `finished`.
     """
     frames = []
     for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
@@ -175,6 +176,7 @@ def read_runs(root: Path) -> pd.DataFrame:
                 source=outer["source"]["name"],
                 target=outer["target"]["name"],
                 seed=outer["seed"],
+                engine=f"{outer['engine']['name']} {outer['engine']['precision']}",
                 scale=inner["scale"],
                 epochs=inner["epochs"],
                 run=str(folder.relative_to(root)),
@@ -183,3 +185,9 @@ def read_runs(root: Path) -> pd.DataFrame:
             )
         )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def read_curves(run: Path) -> pd.DataFrame:
+    """Test accuracy by `task` and `epoch` of a run's folder; empty if it kept no curves."""
+    path = Path(run) / "curves.csv"
+    return _read_rows(path) if path.exists() else pd.DataFrame()

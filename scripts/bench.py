@@ -1,4 +1,4 @@
-"""Print how fast the core is, nothing asserted: python scripts/bench.py [measures] [heads] [forward]."""
+"""Print how fast the core is, nothing asserted: python scripts/bench.py [measures] [heads] [forward] [training]."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from leep import h_score, leep_score, nce_score
-from leep.engines import create_engine
+from leep.engines import check_engine, create_engine
 from leep.measures import score_class_tasks
-from leep.parallel import run_in_order
+from leep.parallel import Failed, run_in_order, run_in_processes
+from leep.sources.preprocess import Preprocessing
 from leep.tasks import TRAINING, draw_task, task_rng
 from leep.transfer.retrain_head import train_head
+from leep.transfer.training import train_network
 
 CONF = Path(__file__).parent.parent / "conf" / "experiment"
 SECTIONS = {"5.1": "large_balanced", "5.2": "small_balanced", "5.3": "small_imbalanced"}
@@ -124,7 +126,111 @@ def bench_forward() -> None:
         print(f"forward pass, {name} {precision}: {250 / seconds(lambda: predict(images), 10):,.0f} images/s")  # noqa: B023
 
 
-BENCHES = {"measures": bench_measures, "heads": bench_heads, "forward": bench_forward}
+def plain_gluon(net, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
+    """An epoch of fine-tuning written directly against Gluon, the images prepared before."""
+    import mxnet as mx
+
+    net.hybridize()
+    loss_of = mx.gluon.loss.SoftmaxCrossEntropyLoss()
+    trainer = mx.gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.01})
+
+    def epoch() -> None:
+        for begin in range(0, len(labels), BATCH):
+            x, y = mx.nd.array(images[begin : begin + BATCH]), mx.nd.array(labels[begin : begin + BATCH])
+            with mx.autograd.record():
+                loss = loss_of(net(x), y)
+            loss.backward()
+            trainer.step(len(y))
+        mx.nd.waitall()
+
+    return epoch
+
+
+def plain_torch(net, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
+    """An epoch written directly against PyTorch: contiguous images, `torch.optim.SGD`."""
+    import torch
+
+    from leep.engines.graph import get_weights, trace
+    from leep.engines.torch import GraphModule
+
+    graph = trace(net)
+    module, tensors = GraphModule(graph), {k: torch.from_numpy(v.copy()) for k, v in get_weights(net).items()}
+    weights = [tensors[k].requires_grad_() for k, p in graph.parameters.items() if p.grad_req != "null"]
+    optimiser = torch.optim.SGD(weights, 0.01, foreach=False)
+
+    def epoch() -> None:
+        for begin in range(0, len(labels), BATCH):
+            x, y = torch.from_numpy(images[begin : begin + BATCH]), torch.from_numpy(labels[begin : begin + BATCH])
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(module(x, tensors, True)[1], y).backward()
+            optimiser.step()
+
+    return epoch
+
+
+def our_loop(trainer, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
+    """An epoch of the transfer methods, from uint8 images."""
+    start, rows, rng = trainer.state(), np.arange(len(labels)), np.random.default_rng(0)
+    prepare = Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
+    return lambda: train_network(trainer, start, images, rows, labels, rng, prepare=prepare, epochs=1)
+
+
+def make_training(loop: str, engine: str, precision: str) -> Callable:
+    """In a worker process: a function that trains some epochs and returns when they began and ended."""
+    plain = {"gluon": plain_gluon, "torch": plain_torch}[engine] if loop == "plain" else None
+    if plain is not plain_gluon:  # which runs in MXNet as it comes
+        engine = create_engine(engine, precision, threads=1)
+    from leep.sources.zoo import build
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (250, 32, 32, 3), np.uint8), rng.integers(0, 5, 250)
+    net = build("cifar_resnet20_v1", 5, np.random.SeedSequence(0))
+    if plain:
+        epoch = plain(net, rng.standard_normal((250, 3, 32, 32)).astype(np.float32), labels)
+    else:
+        epoch = our_loop(engine.trainer(net), images, labels)
+    epoch()
+
+    def train(item: int, report: Callable) -> tuple[float, float]:
+        begin = time.monotonic()
+        for _ in range(EPOCHS):
+            epoch()
+        return begin, time.monotonic()
+
+    return train
+
+
+def images_a_second(loop: str, engine: str, precision: str, workers: int) -> float:
+    """Throughput of worker processes of one thread; the best of three goes."""
+    best = 0.0
+    for _ in range(3):
+        spans = [
+            span for _, span in run_in_processes(make_training, (loop, engine, precision), range(workers), workers)
+        ]
+        if any(isinstance(span, Failed) for span in spans):
+            raise ValueError(spans[0].reason)
+        best = max(best, workers * EPOCHS * 250 / (max(e for _, e in spans) - min(b for b, _ in spans)))
+    return best
+
+
+def bench_training() -> None:
+    """Images a second of fine-tuning ResNet20 at 32 pixels, batches of 10: plain loops, our loop, two workers."""
+    for engine, precision in (("gluon", "float32"), ("torch", "float32"), ("torch", "bfloat16")):
+        try:
+            check_engine(engine, precision, "cpu")
+        except ValueError as error:
+            print(f"training, {engine} {precision}: {error}")
+            continue
+        one, two = (images_a_second("ours", engine, precision, n) for n in (1, 2))
+        line = f"training, {engine} {precision}: one worker {one:.0f} images/s, two {two:.0f} ({two / one:.2f} ×)"
+        if precision == "float32":
+            plain = images_a_second("plain", engine, precision, 1)
+            line += f"; plain loop {plain:.0f} (ours {one / plain:.2f} × as fast)"
+        print(line)
+
+
+BATCH, EPOCHS = 10, 12
+BENCHES = {"measures": bench_measures, "heads": bench_heads, "forward": bench_forward, "training": bench_training}
 
 
 def main() -> None:

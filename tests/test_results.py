@@ -92,7 +92,13 @@ def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path)
     folder = tmp_path / "e" / "s" / "t" / "seed0-x"
     open_folder(
         folder,
-        {"experiment": "e", "seed": 0, "source": {"name": "s"}, "target": {"name": "t"}},
+        {
+            "experiment": "e",
+            "seed": 0,
+            "source": {"name": "s"},
+            "target": {"name": "t"},
+            "engine": {"name": "gluon", "precision": "float32"},
+        },
         {"stand_in": ["sample"]},
         {},
     )

@@ -6,12 +6,15 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy import stats
 
-from experiments.figures import FIGURES, draw
+from experiments.figures import FIGURES, accuracy_data, convergence_data, draw
 from experiments.report import render
 from experiments.table1 import COLUMNS, UNDEFINED, build_table, layout, paper_rows, to_latex, to_markdown
+from leep import plots
 from leep.results import Table, open_folder, read_runs
+from leep.statistics import levels
 
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
@@ -28,6 +31,7 @@ def write_run(
     target="fashion_mnist",
     slope=2.0,
     asked=None,
+    method="retrain_head",
 ):
     """A run in which accuracy is `slope` × LEEP + noise, NCE is noise and the H score is constant."""
     rng = np.random.default_rng([n, seed])
@@ -38,20 +42,21 @@ def write_run(
         "seed": seed,
         "source": {"name": source},
         "target": {"name": target},
+        "engine": {"name": "gluon", "precision": "float32"},
     }
     open_folder(folder, outer, {"stand_in": list(stand_in)}, {})
-    inner = folder / f"retrain_head-{scale}"
+    inner = folder / f"{method}-{scale}"
     open_folder(inner, {"scale": scale, "epochs": 50}, {"stand_in": [], "n_tasks": asked or n}, {})
     accuracy = 0.5 + 0.1 * (slope * leep + noise)
     common = {"n_classes": 4, "n_examples": 120}
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
-        for i in range(n):
+        for i in range(n) if not t.done else ():
             for measure, score in (("leep", leep[i]), ("nce", nce[i]), ("h_score", 3.0)):
                 t.append({"task": i, **common, "measure": measure, "score": float(score)})
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
         for i in range(n):
             f1 = float(1 - accuracy[i]) if experiment == "small_imbalanced" else None
-            row = {"task": i, **common, "method": "retrain_head", "test_accuracy": float(accuracy[i])}
+            row = {"task": i, **common, "method": method, "test_accuracy": float(accuracy[i])}
             t.append({**row, "test_f1": f1, "test_f1_macro": 0.5})
     return leep, accuracy
 
@@ -160,15 +165,86 @@ def test_latex_compiles(tmp_path):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
-    import matplotlib.pyplot as plt
+    figure = FIGURES[name]
+    target, experiment = figure.target or "cifar100", figure.experiment or figure.setting
+    empty = draw(name, tmp_path, read_runs(tmp_path))
+    assert all(f"experiment={experiment}" in ax.texts[0].get_text() for ax in empty.axes)
+    write_run(tmp_path, figure.setting, target=target)
+    if figure.experiment:
+        write_convergence(tmp_path, target)
+    fig = draw(name, tmp_path, read_runs(tmp_path))
+    title = f"CIFAR10 → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
+    drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.get_title()]
+    assert len(drawn) == 1 and title in drawn[0].get_title()
+    plt.close("all")
 
-    setting = FIGURES[name][0]
-    empty = draw(name, read_runs(tmp_path))
-    assert all("python run.py" in ax.texts[0].get_text() for ax in empty.axes)
-    write_run(tmp_path, setting, target="cifar100")
-    fig = draw(name, read_runs(tmp_path))
-    drawn = [ax for ax in fig.axes if "30 tasks" in ax.get_title()]
-    assert len(drawn) == 1 and "CIFAR10 → CIFAR100" in drawn[0].get_title()
+
+def write_convergence(root, target="cifar100", reference=True):
+    """Fine-tuned models whose accuracy is 0.2 less than in `transfers.csv` before training, and 0.1 more at the end."""
+    for method in ("fine_tune", *(["from_scratch"] if reference else [])):
+        write_run(root, "small_balanced", target=target, method=method)
+    (tuned,) = root.glob(f"*/*/{target}/*/fine_tune-paper")
+    accuracies = pd.read_csv(tuned / "transfers.csv").test_accuracy
+    with Table(tuned / "curves.csv", ["task", "epoch", "test_accuracy"], ["task", "epoch"]) as t:
+        for i, accuracy in enumerate(accuracies):
+            t.append({"task": i, "epoch": 0, "test_accuracy": accuracy - 0.2 - 0.01 * i})
+            t.append({"task": i, "epoch": 40, "test_accuracy": accuracy + 0.1})
+
+
+def convergence(root, n_levels=5):
+    rows = paper_rows().query("setting == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'")
+    return convergence_data(root, read_runs(root), rows, 0, n_levels)
+
+
+def test_convergence_is_the_difference_to_the_reference_models_final_accuracy(tmp_path):
+    write_convergence(tmp_path)  # the made-up reference models reach what the fine-tuned ones do in transfers.csv
+    data, used = convergence(tmp_path)
+    first, last = data[data.epoch == 0].sort_values("task"), data[data.epoch == 40]
+    np.testing.assert_allclose(first.difference, -0.2 - 0.01 * np.arange(30), atol=1e-12)
+    np.testing.assert_allclose(last.difference, 0.1, atol=1e-12)
+    scores = used[used.method == "fine_tune"].set_index("task").score
+    assert data.level.tolist() == levels(scores.loc[data.task].to_numpy()).tolist() and set(data.level) <= {
+        1,
+        2,
+        3,
+        4,
+        5,
+    }
+    assert set(convergence(tmp_path, 2)[0].level) == {1, 2} and set(used.method) == {"fine_tune", "from_scratch"}
+    ax = plots.convergence(plt.figure().gca(), data, y_label="Difference")
+    by_level = {
+        int(text.get_text().split()[1]): line for text, line in zip(ax.legend_.texts, ax.lines[1:], strict=True)
+    }
+    for level, curve in by_level.items():
+        group = data[data.level == level]
+        expected = [group[group.epoch == e].difference.mean() for e in (0, 40)]
+        np.testing.assert_allclose(curve.get_ydata(), expected)
+    plt.close("all")
+
+
+def test_convergence_needs_reference_models_and_only_tasks_that_have_one(tmp_path):
+    write_convergence(tmp_path, reference=False)
+    assert convergence(tmp_path)[0].empty
+    write_convergence(tmp_path)
+    (path,) = tmp_path.glob("*/*/*/*/from_scratch-paper/transfers.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:8]))
+    data, used = convergence(tmp_path)
+    assert sorted(set(data.task)) == list(range(7)) == sorted(set(used.task))
+
+
+def test_levels_are_the_same_range_of_scores_for_both_methods(tmp_path):
+    write_run(tmp_path, "small_balanced", target="cifar100", n=30)
+    write_run(tmp_path, "small_balanced", target="cifar100", n=30, method="fine_tune")
+    (path,) = tmp_path.glob("*/*/*/*/fine_tune-paper/transfers.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:9]))
+    rows = paper_rows().query("setting == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'")
+    data = accuracy_data(read_runs(tmp_path), rows, 0)
+    assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 8}
+    assert data.groupby("task")["level"].nunique().eq(1).all()
+    title = draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].get_title().replace("\n", " ")
+    assert "Re-train head: 30 tasks, scale=paper" in title and "Fine-tune: 8 tasks, scale=paper" in title
     plt.close("all")
 
 

@@ -72,7 +72,7 @@ def train_network(
     Raises
     ------
     FloatingPointError
-        If the training loss is no longer finite.
+        If the training loss or a weight is no longer finite.
 
     References
     ----------
@@ -107,7 +107,8 @@ def train_network(
                 saved = time.monotonic()
         if epoch < first_epoch:
             continue
-        if not np.isfinite(trainer.take_loss()):
+        loss = trainer.take_loss() if (epoch, steps) != (first_epoch, first_step) else 0  # a checkpoint at epoch's end
+        if not (np.isfinite(loss) and _is_finite(trainer.state())):
             raise FloatingPointError(
                 f"training diverged in epoch {epoch + 1} of {epochs} with learning_rate={learning_rate}: lower it"
             )
@@ -137,6 +138,10 @@ def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Prep
             raise FloatingPointError("the trained network's output is not finite: lower learning_rate")
         predicted[begin : begin + _BATCH] = logits.argmax(1)
     return predicted
+
+
+def _is_finite(state: Mapping[str, np.ndarray]) -> bool:
+    return all(np.isfinite(array).all() for array in state.values())  # the loss may be finite: ReLU makes 0 of NaN
 
 
 def _write(path: Path, state: Mapping[str, np.ndarray], curve: list, epoch: int, step: int) -> None:
