@@ -29,7 +29,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
     cfg = work.cfg
     threads = cfg.engine.threads or 1  # the same on any number of workers, for the same digits
     workers = cfg.executor.workers or (n_cores() // threads if cfg.engine.device == "cpu" else 1) or 1
-    shared = _share(work.data, Path(cfg.paths.cache).parent / "images")
+    shared = _share(work.data, Path(cfg.paths.cache) / "images")
     args = replace(work, paper=None, data=None), shared, method, setting, folder, threads
     total = sum(setting["epochs"] * len(work.task(i).train_rows) for i in tasks)
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
