@@ -62,7 +62,7 @@ figures: env  ## draw the figures from the results (RESULTS=DIR: from that folde
 report: env  ## write the report of the results (RESULTS=DIR: of that folder)
 	$(python) -m experiments.report $(results)
 
-bench: env  ## measure the speed of measures, head re-training and forward pass
+bench: env  ## measure the speed of measures, head re-training, forward pass and training
 	$(python) scripts/bench.py $(ARGS)
 
 ##@ Development

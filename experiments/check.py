@@ -56,15 +56,15 @@ def check_config(cfg: DictConfig) -> None:
         _check_method(cfg, name)
     for name in cfg.task_of:
         _choice("task_of", name, sorted({*_TARGETS, *cfg.target}))
-    for name, counts in cfg.epochs_of.items():
+    for name, counts in _mapping("epochs_of", cfg.epochs_of):
         _choice("epochs_of", name, sorted({*_TARGETS, *cfg.target}))
-        for method, count in counts.items():
+        for method, count in _mapping(f"epochs_of.{name}", counts):
+            _choice(f"epochs_of.{name}", method, METHODS)
             _integer(f"epochs_of.{name}.{method}", count, 1)
-    for method, every in cfg.eval_every.items():
+    for method, every in _mapping("eval_every", cfg.eval_every):
         _choice("eval_every", method, ("fine_tune", "from_scratch"))
         _integer(f"eval_every.{method}", every, 1)
-    _check_caps("scale", cfg.scale)
-    _check_caps(f"scale.{cfg.experiment}", cfg.scale.get(cfg.experiment) or {})
+    _check_scale("scale", cfg.scale)
     for key, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
         _check_task(cfg.experiment, key, task)
 
@@ -98,6 +98,12 @@ def _integer(key: str, value: object, least: int, expected: str = "an integer") 
 def _number(key: str, value: object, bounds: str, within) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     _require(is_number and within(value), f"{key} must be a number {bounds}, got {value!r}")
+
+
+def _mapping(key: str, value: object):
+    """The items of a mapping."""
+    _require(isinstance(value, DictConfig), f"{key} must map names to values, e.g. {key}.fine_tune=50, got {value!r}")
+    return value.items()
 
 
 def _check_source(key: str, source: DictConfig) -> None:
@@ -136,11 +142,19 @@ def _check_method(cfg: DictConfig, name: str) -> None:
         _require(isinstance(frozen, bool), f"{key}.freeze_extractor must be true or false, got {frozen!r}")
 
 
-def _check_caps(key: str, caps: DictConfig) -> None:
-    for name, least in (("max_tasks", 3), ("max_epochs", 1)):
-        for method, value in (caps.get(name) or {}).items():
-            _choice(f"{key}.{name}", method, METHODS)
-            _integer(f"{key}.{name}.{method}", value, least)
+def _check_scale(key: str, scale: DictConfig) -> None:
+    """The caps of a scale, and those that a setting has of its own."""
+    for name, value in _mapping(key, scale):
+        if name in DRAW and key == "scale":
+            _check_scale(f"{key}.{name}", value)
+        elif name in ("max_tasks", "max_epochs"):
+            for method, cap in _mapping(f"{key}.{name}", value):
+                _choice(f"{key}.{name}", method, METHODS)
+                if cap is not None:
+                    least = 3 if name == "max_tasks" else 1
+                    _integer(f"{key}.{name}.{method}", cap, least, "null or an integer")
+        else:
+            _choice(key, name, ("name", "max_tasks", "max_epochs", *DRAW))
 
 
 def _check_task(experiment: str, key: str, task: DictConfig) -> None:

@@ -64,25 +64,32 @@ def accuracy_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataF
 def convergence_data(
     results: Path, runs: pd.DataFrame, rows: pd.DataFrame, seed: int, n_levels: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Section 5.5: a row a task and epoch with `level` and `difference`, and the runs that they come from."""
-    row = rows[rows.method == "fine_tune"].iloc[0]
-    tuned = select_run(runs, row, seed)
+    """Section 5.5: a row a task and epoch with `level` and `difference`, and the runs that they come from.
+
+    `difference` is the fine-tuned model's test accuracy less the reference model's final one. A curve is measured on
+    some of the test examples; it is shifted so that it ends at the fine-tuned model's accuracy on all of them.
+    """
+    tuned = select_run(runs, rows[rows.method == "fine_tune"].iloc[0], seed)
     if tuned.empty:
         return tuned, tuned
-    same = runs[
-        (runs.run.map(os.path.dirname) == os.path.dirname(tuned.run.iloc[0])) & (runs.scale == tuned.scale.iloc[0])
-    ]
-    reference = select_run(same, {**row, "method": "from_scratch"}, seed)
-    curves = read_curves(results / tuned.run.iloc[0])
-    if reference.empty or curves.empty:
+    first = tuned.iloc[0]
+    same = runs[(runs.run.map(os.path.dirname) == os.path.dirname(first.run)) & (runs.scale == first.scale)]
+    reference = select_run(same, {**rows.iloc[0], "method": "from_scratch"}, seed)
+    tuned, reference = (run[run.measure == "leep"] for run in (tuned, reference))
+    curves = read_curves(results / first.run)
+    tasks = tuned[["task", "score", "test_accuracy"]].merge(
+        reference[["task", "test_accuracy"]], on="task", suffixes=("_tuned", "_reference")
+    )
+    if tasks.empty or curves.empty:
         return pd.DataFrame(), tuned
-    both = [run[run.measure == "leep"] for run in (tuned, reference)]
-    tasks = both[0][["task", "score"]].merge(both[1][["task", "test_accuracy"]], on="task")
-    tasks = tasks[tasks.task.isin(curves.task)]
-    tasks = tasks.assign(level=levels(tasks.score, n_levels)).rename(columns={"test_accuracy": "final"})
-    data = curves.merge(tasks, on="task")
-    used = pd.concat(both)
-    return data.assign(difference=data.test_accuracy - data.final), used[used.task.isin(tasks.task)]
+    tasks = tasks.assign(level=levels(tasks.score, n_levels))
+    last = curves.sort_values("epoch").groupby("task").test_accuracy.last().rename("last")
+    data = curves.merge(last, on="task").merge(tasks, on="task")
+    shift = data.test_accuracy_tuned - data["last"]
+    used = pd.concat([tuned, reference])
+    return data.assign(difference=data.test_accuracy + shift - data.test_accuracy_reference), used[
+        used.task.isin(tasks.task)
+    ]
 
 
 def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
@@ -101,10 +108,10 @@ def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Fig
         first = panel.iloc[0]
         title = f"({letter}) {first.source_data} → {first.target_data}"
         if data.empty:
-            experiment = figure.experiment or figure.setting
-            plots.message(
-                ax, f"not computed: python run.py\nexperiment={experiment}\n'source=[{source}]'\n'target=[{target}]'"
-            )
+            words = ["not computed: python run.py", f"experiment={figure.experiment or figure.setting}"]
+            words += [f"'source=[{source}]'", f"'target=[{target}]'"]
+            words += [] if used.empty else [f"scale={used.scale.iloc[0]}"]
+            plots.message(ax, "\n".join(words + ([f"seed={seed}"] if seed else [])))
         else:
             figure.plot(ax, data, y_label=figure.y_label)
             title += "".join(f"\n{note}" for note in _notes(used))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,33 +18,60 @@ from leep.parallel import Failed, n_cores, run_in_processes
 from leep.progress import progress
 from leep.tasks import TRAINING, Task, task_rng
 
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 CURVE_PER_CLASS = 100  # test examples of a class that a curve is measured on: all that CIFAR100 has
 
 
 def train_networks(work, method: str, setting: dict, tasks: list[int], folder: Path) -> Iterator[tuple]:
-    """`task, (metrics, curve)` for every task, in the order in which they end; `task, Failed` after two attempts.
+    """Train a network for each task, in worker processes.
 
-    A long task keeps its state in `folder`; the next run with the same configuration goes on from it.
+    A long training keeps its state in `folder`, from which a second attempt, or the next run with the same
+    configuration, goes on.
+
+    Parameters
+    ----------
+    work : experiments.transfer.Work
+    method : {"fine_tune", "from_scratch"}
+    setting : dict
+        `epochs`, `eval_every` and the method's options.
+    tasks : list of int
+    folder : Path
+
+    Yields
+    ------
+    task, (metrics, curve)
+        In the order in which they end; `Failed` in place of the second after two attempts.
+
+    Raises
+    ------
+    WorkerError
+        If a worker cannot start.
     """
     cfg = work.cfg
     threads = cfg.engine.threads or 1  # the same on any number of workers, for the same digits
     workers = cfg.executor.workers or (n_cores() // threads if cfg.engine.device == "cpu" else 1) or 1
     shared = _share(work.data, Path(cfg.paths.cache) / "images")
-    args = replace(work, paper=None, data=None), shared, method, setting, folder, threads
+    light = replace(work.data, **dict.fromkeys(_ARRAYS))
+    args = replace(work, paper=None, data=light), shared, method, setting, folder, threads
     total = sum(setting["epochs"] * len(work.task(i).train_rows) for i in tasks)
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
 
-        def retry(task: int, reason: str) -> None:
-            bar.write(f"  {method}: task {task} died and is tried once more: {reason}")
+        def count(images: int) -> None:
+            bar.update(min(images, bar.total - bar.n))  # a second attempt trains on some of them again
 
-        bar.set_postfix_str(f"0/{len(tasks)} tasks")
-        runs = run_in_processes(_make, args, tasks, workers, threads, bar.update, retry)
-        for done, (task, result) in enumerate(runs, start=1):
-            bar.set_postfix_str(f"{done}/{len(tasks)} tasks")
-            yield task, result
-            if not isinstance(result, Failed):
-                _checkpoint(folder, task).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+        def retry(task: int, reason: str) -> None:
+            bar.write(f"  {method}: task {task} failed and is tried once more: {reason}")
+
+        bar.set_postfix_str(f"0/{len(tasks)} tasks", refresh=False)
+        runs = run_in_processes(_make, args, tasks, workers, threads, count, retry)
+        with closing(runs):  # ends the workers
+            for done, (task, result) in enumerate(runs, start=1):
+                bar.set_postfix_str(f"{done}/{len(tasks)} tasks", refresh=False)
+                yield task, result
+                if not (isinstance(result, Failed) and result.died):
+                    _checkpoint(folder, task).unlink(missing_ok=True)
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _checkpoint(folder: Path, task: int) -> Path:
@@ -55,26 +82,31 @@ def _share(data: DataSet, folder: Path) -> Path:
     """The decoded data set in a file that all workers map into memory."""
     path = folder / f"{data.sha256}.joblib"
     if not path.exists():
-        write_atomically(path, lambda f: joblib.dump(data, f))
+        write_atomically(path, lambda f: joblib.dump({name: getattr(data, name) for name in _ARRAYS}, f))
     return path
 
 
 def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path, threads: int) -> Callable:
-    """What a worker process does with a task."""
-    work = replace(work, data=joblib.load(shared, mmap_mode="r"))
+    """What a worker process does with a task: `(index, report)` → metrics, curve."""
+    work = replace(work, data=replace(work.data, **joblib.load(shared, mmap_mode="r")))
     engine = create_engine(**{**work.cfg.engine, "threads": threads})
     from leep.engines.graph import get_weights  # imports MXNet, after the engine has set its threads
     from leep.sources.zoo import build, load
-    from leep.transfer import fine_tune, from_scratch
+    from leep.transfer.fine_tune import fine_tune
+    from leep.transfer.from_scratch import train_from_scratch
     from leep.transfer.metrics import evaluate
-    from leep.transfer.training import predict_classes, train_network
+    from leep.transfer.training import predict_classes
 
     model, images = work.source.model, work.data.test_images
-    source = get_weights(load(model, work.source.n_classes, work.weights.path))
+    options = {k: setting[k] for k in ("epochs", "batch_size", "learning_rate")}
     sgd = {k: setting[k] for k in ("momentum", "weight_decay", "freeze_extractor") if k in setting}
+    if method == "fine_tune":
+        train, origin = fine_tune, get_weights(load(model, work.source.n_classes, work.weights.path))
+    else:
+        train, origin = train_from_scratch, model
     trainers = {}  # the last one, by number of classes: its compiled graph serves all tasks of that size
 
-    def train(index: int, report: Callable) -> tuple[dict, list]:
+    def transfer(index: int, report: Callable) -> tuple[dict, list]:
         task = work.task(index)
         n_classes = len(task.classes)
         if n_classes not in trainers:
@@ -82,32 +114,21 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path, thr
             trainers[n_classes] = engine.trainer(build(model, n_classes, np.random.SeedSequence(0)), **sgd)
         trainer = trainers[n_classes]
         gc.collect()  # MXNet's arrays hang in cycles
-        rng = task_rng(work.cfg.seed, index, TRAINING)
-        if method == "fine_tune":
-            start = fine_tune.initial_weights(source, trainer.graph, n_classes, rng)
-        else:
-            start = from_scratch.initial_weights(model, n_classes, rng)
         some = _first_of_each_class(task)
 
         def accuracy() -> float:
             predicted = predict_classes(trainer, images, task.test_rows[some], work.prepare)
             return float(np.mean(predicted == task.test_labels[some]))
 
-        curve = train_network(
-            *(trainer, start, work.data.train_images, task.train_rows, task.train_labels, rng),
-            prepare=work.prepare,
-            epochs=setting["epochs"],
-            batch_size=setting["batch_size"],
-            learning_rate=setting["learning_rate"],
-            evaluate=accuracy if setting["eval_every"] else None,
-            eval_every=setting["eval_every"],
-            report=report,
-            checkpoint=_checkpoint(checkpoints, index),
-        )
+        every = {"evaluate": accuracy, "eval_every": setting["eval_every"]} if setting["eval_every"] else {}
+        data = work.data.train_images, task.train_rows, task.train_labels
+        files = {"prepare": work.prepare, "report": report, "checkpoint": _checkpoint(checkpoints, index)}
+        rng = task_rng(work.cfg.seed, index, TRAINING)
+        curve = train(trainer, origin, *data, rng, **options, **every, **files)
         predicted = predict_classes(trainer, images, task.test_rows, work.prepare)
         return evaluate(predicted, task.test_labels, n_classes, task.smaller_class), curve
 
-    return train
+    return transfer
 
 
 def _first_of_each_class(task: Task) -> np.ndarray:

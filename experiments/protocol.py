@@ -22,7 +22,8 @@ def epochs(cfg: DictConfig, method: str, target: str) -> int:
 def _cap(cfg: DictConfig, key: str, method: str, default: int) -> int:
     """The scale's cap, which an experiment may have of its own."""
     own = (cfg.scale.get(cfg.experiment) or {}).get(key) or {}
-    return own.get(method, cfg.scale[key].get(method, default))
+    cap = own.get(method, cfg.scale[key].get(method))
+    return default if cap is None else cap
 
 
 def task_parameters(cfg: DictConfig, target: str) -> dict:

@@ -1,10 +1,10 @@
-"""Runs Sections 5.1 to 5.3: draws target tasks, scores them, trains the transferred models, writes CSVs."""
+"""Runs Sections 5.1 to 5.3 and 5.5: draws target tasks, scores them, trains the transferred models, writes CSVs."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -103,14 +103,18 @@ def run(cfg: DictConfig) -> None:
     paper = paper_protocol(cfg)
     check_keys(cfg, paper)
     print(scale_line(cfg, paper))
-    failed = []
+    failed: list[str] = []
+    error = None
     try:
         for work in _available(cfg, paper):
-            failed += _run_pair(work)
-    except (DataError, WeightsError, ResultsError, WorkerError, OSError) as error:
-        raise UserError(str(error)) from error
+            _run_pair(work, failed)
+    except (DataError, WeightsError, ResultsError, WorkerError, OSError) as found:
+        error = found
     if failed:
-        raise UserError("left out after two attempts; the same command tries them again:" + "".join(failed))
+        said = "tasks that failed are left out; where a process died, the same command tries again:" + "".join(failed)
+        raise UserError(f"{error}\n{said}" if error else said) from error
+    if error:
+        raise UserError(str(error)) from error
 
 
 def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
@@ -142,8 +146,8 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
     return work
 
 
-def _run_pair(work: Work) -> list[str]:
-    """Scores, then every method; returns what failed, a line a task."""
+def _run_pair(work: Work, failed: list[str]) -> None:
+    """Scores, then every method; adds what failed to `failed`, a line a task."""
     cfg, data = work.cfg, work.data
     setting = _setting(work)
     name = f"seed{cfg.seed}-{setting_hash(setting)}"
@@ -152,11 +156,12 @@ def _run_pair(work: Work) -> list[str]:
     if work.weights.origin != "gluon":
         stand_in.append(f"{work.weights.origin} weights of {work.source_name}")
     stand_in += task_stand_ins(cfg, work.paper, work.source_name, work.target_name)
-    open_folder(folder, setting, {"stand_in": stand_in}, _provenance())
+    open_folder(folder, setting, {"stand_in": stand_in}, _provenance(cfg))
     print(f"{work.source_name} ({work.weights.origin} weights) → {work.target_name} ({data.variant}): {folder}")
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         _score(work, scores)
-        return [line for method in cfg.method for line in _transfer(work, method, folder)]
+        for method in cfg.method:
+            _transfer(work, method, folder, failed)
 
 
 def _setting(work: Work) -> dict:
@@ -179,12 +184,13 @@ def _setting(work: Work) -> dict:
     }
 
 
-def _provenance() -> dict:
+def _provenance(cfg: DictConfig) -> dict:
+    packages = (*_PACKAGES, "torch") if cfg.engine.name == "torch" else _PACKAGES
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "packages": {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "packages": {p: importlib.metadata.version(p) for p in packages},
     }
 
 
@@ -222,32 +228,32 @@ def _row(index: int, task: Task, **values) -> dict:
     return {"task": index, "n_classes": len(task.classes), "n_examples": len(task.train_rows), **values}
 
 
-def _transfer(work: Work, method: str, folder: Path) -> list[str]:
-    """Transfer to every task that `transfers.csv` does not hold yet; returns what failed, a line a task."""
+def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
+    """Transfer to every task that `transfers.csv` does not hold yet."""
     cfg, count = work.cfg, n_tasks(work.cfg, method)
     n_epochs = epochs(cfg, method, work.target_name)
     setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
     if method != "retrain_head":
         setting["eval_every"] = cfg.eval_every.get(method)
+        if (cfg.engine.threads or 1) > 1:
+            setting["threads"] = cfg.engine.threads  # the order of sums, so the last digits
     inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
     notes = {"stand_in": method_stand_ins(cfg, work.paper, method, work.target_name), "n_tasks": count}
-    open_folder(inner, setting, notes, _provenance())
-    failed = []
+    open_folder(inner, setting, notes, _provenance(cfg))
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
         missing = [i for i in range(count) if (str(i),) not in table.done]
-        if not missing:
-            pass
-        elif method == "retrain_head":
+        if method == "retrain_head":
             _retrain_heads(work, setting, missing, table)
         else:
-            failed = _train_networks(work, setting, missing, table, inner)
-    done = f"{count - len(failed)} tasks" + ("" if missing else " were done before")
-    print(f"  {method}: {done}: {inner / 'transfers.csv'}")
+            _train_networks(work, setting, missing, table, inner, failed)
+        done = sum((str(i),) in table.done for i in range(count))
+    print(f"  {method}: {done} tasks{'' if missing else ' were done before'}: {inner / 'transfers.csv'}")
     _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
-    return failed
 
 
 def _retrain_heads(work: Work, setting: dict, missing: list[int], table: Table) -> None:
+    if not missing:
+        return
     work.passed  # noqa: B018  made once, before the workers start
     workers = work.cfg.executor.workers if setting["implementation"] == "compiled" else 1
     results = run_in_order(partial(_retrain_head, work, setting), missing, workers)
@@ -273,22 +279,25 @@ def _retrain_head(work: Work, setting: dict, index: int) -> dict:
     return _row(index, task, method="retrain_head", test_f1=None) | metrics
 
 
-def _train_networks(work: Work, setting: dict, missing: list[int], table: Table, folder: Path) -> list[str]:
-    method, failed = setting["method"], []
+def _train_networks(
+    work: Work, setting: dict, missing: list[int], table: Table, folder: Path, failed: list[str]
+) -> None:
+    method = setting["method"]
     with Table(folder / "curves.csv", CURVES, ["task", "epoch"]) if setting["eval_every"] else nullcontext() as curves:
-        for index, result in train_networks(work, method, setting, missing, folder / "checkpoints"):
-            if isinstance(result, Failed):
-                failed.append(f"\n  - {work.source_name} → {work.target_name}, {method}, task {index}: {result.reason}")
-                continue
-            metrics, curve = result
-            if curves:  # first: a task is done when it stands in the other table
-                points = [{"task": index, "epoch": e, "test_accuracy": a} for e, a in curve]
-                curves.append(*(p for p in points if (str(index), str(p["epoch"])) not in curves.done))
-            table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
+        with closing(train_networks(work, method, setting, missing, folder / "checkpoints")) as ended:
+            for index, result in ended if missing else ():
+                if isinstance(result, Failed):
+                    pair = f"{work.source_name} → {work.target_name}"
+                    failed.append(f"\n  - {pair}, {method}, task {index}: {result.reason}")
+                    continue
+                metrics, curve = result
+                if curves:  # first: a task is done when it stands in the other table
+                    points = [{"task": index, "epoch": e, "test_accuracy": a} for e, a in curve]
+                    curves.append(*(p for p in points if (str(index), str(p["epoch"])) not in curves.done))
+                table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
         for written in (curves, table):
             if written:
                 written.sort()
-    return failed
 
 
 def _say_correlations(scores: Path, transfers: Path, cfg: DictConfig, count: int) -> None:
@@ -297,6 +306,9 @@ def _say_correlations(scores: Path, transfers: Path, cfg: DictConfig, count: int
     metric = metric_of(cfg.experiment)
     for measure in cfg.measures:
         rows = joined[(joined.measure == measure) & (joined.task < count)]
+        if len(rows) < 3:
+            print(f"    {measure}: no correlation over {len(rows)} tasks")
+            continue
         found = pearson(rows.score.to_numpy(), rows[metric].to_numpy())
         r = "undefined: constant" if found.r is None else f"{found.r:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
         print(f"    {measure}: r with {metric} {r} over {found.n} tasks")

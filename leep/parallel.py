@@ -44,9 +44,10 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Failed:
-    """An item whose second attempt failed too, and why."""
+    """An item that has no result, why, and whether its process died: then another attempt may end well."""
 
     reason: str
+    died: bool = False
 
 
 def run_in_processes(
@@ -62,7 +63,8 @@ def run_in_processes(
 
     Each worker has a pipe of its own, so that it is known which item a dead worker had: that item alone is lost, and is
     tried once more in a new process. (With loky's executor, a death fails every item that was handed out.)
-    After an exception the process is given up too: its libraries may be in any state.
+    After an exception the process is given up too: its libraries may be in any state. A `FloatingPointError`
+    would come again, and is final.
 
     Parameters
     ----------
@@ -82,7 +84,7 @@ def run_in_processes(
     Yields
     ------
     item, result
-        `Failed` in place of a result after two attempts.
+        `Failed` in place of a result that no attempt gave.
 
     Raises
     ------
@@ -114,27 +116,37 @@ def run_in_processes(
                     raise WorkerError(value)
                 else:
                     del busy[pipe]
-                    process.kill()
-                    if attempt == 1:
+                    _end(process, pipe)
+                    again = attempt == 1 and kind != "final"
+                    if again:
                         on_retry(item, value)
                         waiting.appendleft((item, 2))
                     if waiting:
                         idle.append(_start(make, args, threads))
-                    if attempt == 2:
-                        yield item, Failed(value)
+                    if not again:
+                        yield item, Failed(value, kind == "died")
     finally:
-        for process, *_ in [*busy.values(), *idle]:
-            process.kill()
-            process.join()
+        for process, pipe in [*((worker[0], pipe) for pipe, worker in busy.items()), *idle]:
+            _end(process, pipe)
 
 
 def _start(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.Process, Connection]:
     context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
-    process.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child ignores it; it inherits the mask
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     theirs.close()
     return process, ours
+
+
+def _end(process: multiprocessing.Process, pipe: Connection) -> None:
+    process.kill()
+    process.join()
+    pipe.close()
 
 
 def _receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, object]:
@@ -148,6 +160,7 @@ def _receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, o
 def _serve(pipe: Connection, make: Callable, args: tuple, threads: int) -> None:
     """What a worker process does until it is killed or its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
@@ -161,7 +174,8 @@ def _serve(pipe: Connection, make: Callable, args: tuple, threads: int) -> None:
         try:
             result = function(item, lambda amount: pipe.send(("progress", amount)))
         except Exception as error:
-            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+            kind = "final" if isinstance(error, FloatingPointError) else "failed"
+            pipe.send((kind, f"{type(error).__name__}: {error}"))
             return
         pipe.send(("done", result))
 

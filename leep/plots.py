@@ -95,7 +95,7 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
 def convergence(ax: Axes, table: pd.DataFrame, y_label: str) -> Axes:
     """Mean difference to the reference model by epoch, a curve a transferability level (Figures 4, 8).
 
-    The band is the mean ± its standard error over the level's tasks.
+    The band is the mean ± its standard error over the level's tasks; a level of one task has none.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def convergence(ax: Axes, table: pd.DataFrame, y_label: str) -> Axes:
     for level, color, style in zip(present, colors, itertools.cycle(("-", "--", "-.", ":"))):
         group = table[table.level == level]
         curve = group.groupby("epoch").difference
-        mean, error = curve.mean(), curve.sem().fillna(0)
+        mean, error = curve.mean(), curve.sem()
         count = group.task.nunique()
         ax.plot(mean.index, mean, style, color=color, label=f"level {level} ({count} task{'s' * (count != 1)})")
         ax.fill_between(mean.index, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)

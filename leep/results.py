@@ -90,6 +90,8 @@ class Table:
         self._file = open(path, "a+", newline="")  # noqa: SIM115  closed by __exit__
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._file.fileno()).st_ino != path.stat().st_ino:  # sorted by another run in this moment
+                raise BlockingIOError
         except BlockingIOError:
             self._file.close()
             raise ResultsError(
@@ -126,13 +128,15 @@ class Table:
         self.done.update(tuple(_text(row[k]) for k in self._key) for row in rows)
 
     def sort(self) -> None:
-        """Put the rows into the order of their integer keys, whatever the order in which they were appended."""
+        """Put the rows into the order of their integer keys, whatever the order in which they came; the last thing."""
         self._file.seek(0)
         header, *rows = csv.reader(self._file)
-        rows.sort(key=lambda row: [int(row[self._columns.index(k)]) for k in self._key])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_atomically(Path(self._file.name), lambda f: f.write(text.getvalue().encode()))
+        ordered = sorted(rows, key=lambda row: [int(row[self._columns.index(k)]) for k in self._key])
+        if ordered != rows:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([header, *ordered])
+            write_atomically(Path(self._file.name), lambda f: f.write(text.getvalue().encode()))
+        self._file.close()
 
     def __enter__(self) -> Table:
         return self
@@ -151,7 +155,7 @@ def _read_rows(path: Path) -> pd.DataFrame:
     """The whole lines of a CSV that a run may be writing, or may have been killed at."""
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]
-    return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame()
+    return pd.read_csv(io.StringIO(whole), float_precision="round_trip") if whole else pd.DataFrame()
 
 
 def read_runs(root: Path) -> pd.DataFrame:

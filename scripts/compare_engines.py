@@ -29,18 +29,21 @@ OTHERS = (("torch", "float32"), ("torch", "bfloat16"))
 def accuracy_table(runs: pd.DataFrame) -> list[str]:
     """Markdown rows: an engine against the reference on the tasks that both have, paired."""
     lines = [
-        "| target | engine | tasks | metric | mean in gluon | mean difference [95 %] | correlation | largest |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| tasks of | engine | tasks | metric | mean in gluon | mean difference [95 %] | correlation | largest |",
+        "| --- " * 8 + "|",
     ]
-    models = runs[runs.method == "fine_tune"].drop_duplicates(["setting", "target", "engine", "task"])
-    for (_, target), group in models.groupby(["setting", "target"]):
+    key = ["setting", "source", "target", "seed", "scale", "epochs"]
+    models = runs[(runs.method == "fine_tune") & (runs.measure == "leep")]
+    for (setting, _, target, *_), group in models.groupby(key):
         for engine in sorted(set(group.engine) - {REFERENCE}, reverse=True):
             for metric in ("test_accuracy", "test_f1"):
-                table = group.pivot_table(metric, "task", "engine")
-                if REFERENCE not in table or engine not in table:
+                table = group.pivot(index="task", columns="engine", values=metric)  # refuses two models of one task
+                if REFERENCE not in table or table[[REFERENCE, engine]].dropna().empty:
                     continue
                 a, b = table[[REFERENCE, engine]].dropna().to_numpy().T
-                lines.append(f"| {target} | {engine} | {len(a)} | {metric} | {a.mean():.4f} | {paired(a, b)} |")
+                lines.append(
+                    f"| {setting} → {target} | {engine} | {len(a)} | {metric} | {a.mean():.4f} | {paired(a, b)} |"
+                )
     return lines
 
 

@@ -50,7 +50,7 @@ def test_paper_scale_is_the_papers_protocol():
     for cfg in (large, small, imbalanced):
         assert (cfg.method.retrain_head.batch_size, cfg.method.retrain_head.learning_rate) == (10, 0.01)
         assert (cfg.method.fine_tune.batch_size, cfg.method.fine_tune.learning_rate) == (10, 0.01)
-        assert not cfg.scale.max_tasks and not cfg.scale.max_epochs
+        assert {*cfg.scale.max_tasks.values(), *cfg.scale.max_epochs.values()} == {None}
     networks = [(large, "fine_tune"), (small, "fine_tune"), (imbalanced, "fine_tune"), (convergence, "from_scratch")]
     assert [[epochs(cfg, m, t) for t in ("cifar100", "fashion_mnist")] for cfg, m in networks] == [
         [100, 100],
@@ -203,7 +203,15 @@ def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, t
         ("source=[]", "source must name at least one"),
         ("measures=leep", "measures must be a list"),
         ("strict=no", "strict must be true or false, got 'no'"),
-        ("scale.max_tasks.retrain_head=2", "scale.max_tasks.retrain_head must be an integer ≥ 3, got 2"),
+        ("scale.max_tasks.retrain_head=2", "scale.max_tasks.retrain_head must be null or an integer ≥ 3, got 2"),
+        ("scale.max_tasks=50", "scale.max_tasks must map names to values, e.g. scale.max_tasks.fine_tune=50, got 50"),
+        ("+scale.max_task=3", "scale must be among name, max_tasks, max_epochs, .* got 'max_task'"),
+        (
+            "+scale.large_balanced.max_tasks.finetune=3",
+            "scale.large_balanced.max_tasks must be among .* got 'finetune'",
+        ),
+        ("eval_every=5", "eval_every must map names to values"),
+        ("+epochs_of.cifar100.fine_tuen=5", "epochs_of.cifar100 must be among .* got 'fine_tuen'"),
         ("data.root=/no/such/folder", "data.root=/no/such/folder is not a folder"),
         ("source.cifar10_resnet20.std=[1,0,1]", "std must be a number > 0, got 0"),
         ("target.cifar100.size=64", "size is only for reader: folder"),

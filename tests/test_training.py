@@ -73,8 +73,13 @@ class Recorder:
     def __init__(self, losses=()):
         self.steps, self.losses, self.loaded = [], list(losses), None
 
+    graph = types.SimpleNamespace(n_classes=1000)
+
     def load_state(self, state):
         self.loaded = state
+
+    def seed(self, *numbers):
+        pass
 
     def step(self, images, labels, learning_rate):
         self.steps.append((images.copy(), labels.copy(), learning_rate))
@@ -268,7 +273,7 @@ def test_predict_classes_is_a_loop_over_the_rows():
 def test_divergence_is_an_error():
     images, labels = draw_images(12, 3, 32)
     trainer = create_engine("gluon").trainer(build(MODEL, 3, SEED))
-    with pytest.raises(FloatingPointError, match=r"diverged in epoch \d of 9 with learning_rate=1e\+30: lower it"):
+    with pytest.raises(FloatingPointError, match=r"training diverged .* with learning_rate=1e\+30: lower it"):
         train(trainer, get_weights(trainer.net), images, labels, epochs=9, learning_rate=1e30)
 
 
@@ -479,3 +484,44 @@ def test_training_interrupted_in_one_engine_goes_on_in_the_other(seconds, task, 
     train(whole, start, *task)
     for name, value in whole.state().items():
         np.testing.assert_allclose(resumed.state()[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+# Dropout
+
+
+def test_dropout_depends_on_the_step_alone(seconds, tmp_path):
+    """Not on what the process drew before, nor on an interruption."""
+    import mxnet as mx
+    from mxnet.gluon import nn
+
+    def trainer():
+        net = nn.HybridSequential()
+        net.add(nn.Flatten(), nn.Dense(16, in_units=192), nn.Dropout(0.5), nn.Dense(3, in_units=16))
+        seed_mxnet(SEED)
+        net.initialize(mx.init.Xavier())
+        return create_engine("gluon", threads=1).trainer(net)
+
+    whole, images, labels = trainer(), *draw_images(12, 3)
+    start = whole.state()
+    train(whole, start, images, labels)
+    for seed in (1, 2):
+        seed_mxnet(np.random.SeedSequence(seed))
+        again = trainer()
+        saves = {"checkpoint": tmp_path / f"{seed}.npz", "checkpoint_seconds": 0}
+        with pytest.raises(Interrupted):
+            train(again, start, images, labels, report=stop_at(seed + 1), **saves)
+        mx.random.seed(seed)
+        train(again, start, images, labels, **saves)
+        assert_same_bits(whole.state(), again.state())
+    other = trainer()
+    train(other, start, images, labels, rng=2)
+    assert differs(whole.state(), other.state())
+
+
+def test_labels_that_the_network_lacks_are_refused():
+    images, labels = draw_images(8, 4)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, got 0\.\.3"):
+        train(smooth_trainer(3), {}, images, labels)
+    for options, message in (({"batch_size": 0}, "batch_size must be at least 1"), ({"epochs": -1}, "epochs must be")):
+        with pytest.raises(ValueError, match=message):
+            train(smooth_trainer(4), {}, images, labels, **options)

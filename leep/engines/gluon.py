@@ -9,6 +9,7 @@ import numpy as np
 
 from leep.engines import Predictor
 from leep.engines.graph import get_weights, set_weights, trace
+from leep.sources.zoo import seed_mxnet
 
 STEPS_AHEAD = 20  # steps that may wait in MXNet's queue, each with its batch of images
 
@@ -80,7 +81,13 @@ class GluonTrainer:
         options = {"learning_rate": 1.0, "momentum": momentum, "wd": weight_decay}
         self._trainer = mx.gluon.Trainer(list(trained.values()), "sgd", options, kvstore=None)
         self._trainer.optimizer.aggregate_num = 60  # weights updated by one operator, MXNet's own default is 4
+        self._draws = self.graph.draws
         self._losses = []
+
+    def seed(self, *numbers: int) -> None:
+        """Set the generator of dropout, in a network that has it."""
+        if self._draws:
+            seed_mxnet(np.random.SeedSequence(numbers))
 
     def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         """One SGD step on a batch."""

@@ -32,6 +32,16 @@ class Graph:
         return [dict(node, name=structural.get(node["name"], node["name"])) for node in nodes]
 
     @property
+    def n_classes(self) -> int:
+        """Outputs of the head."""
+        return self.parameters[self.head[0]].shape[0]
+
+    @property
+    def draws(self) -> bool:
+        """Whether training draws random numbers."""
+        return any(node["op"] == "Dropout" for node in self.nodes())
+
+    @property
     def head(self) -> list[str]:
         """Names of the head's parameters: weight `(n_classes, n_features)` and, if it has one, bias `(n_classes,)`."""
         nodes = self.nodes()

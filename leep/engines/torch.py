@@ -180,7 +180,13 @@ class TorchTrainer:
         self._weights = [self._tensors[n].requires_grad_() for n in self._trained]
         self._momenta = [torch.zeros_like(w) for w in self._weights]
         self._momentum, self._weight_decay = momentum, weight_decay
+        self._draws = self.graph.draws
         self._losses: list[torch.Tensor] = []
+
+    def seed(self, *numbers: int) -> None:
+        """Set the generator of dropout, in a network that has it."""
+        if self._draws:
+            torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
     def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         """One SGD step on a batch."""

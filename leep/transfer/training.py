@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,6 +72,8 @@ def train_network(
 
     Raises
     ------
+    ValueError
+        If an argument has another shape or range.
     FloatingPointError
         If the training loss or a weight is no longer finite.
 
@@ -78,6 +81,14 @@ def train_network(
     ----------
     Nguyen et al., ICML 2020, Sections 5.1 and 5.5: SGD, learning rate 0.01, batches of 10.
     """
+    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if len(labels) == 0 or rows.shape != labels.shape:
+        raise ValueError(f"rows and labels must have one shape (n,), n ≥ 1, got {rows.shape} and {labels.shape}")
+    n_classes = trainer.graph.n_classes
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(f"labels must lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")
     wanted = curve_epochs(epochs, eval_every) if evaluate else ()
     curve, first_epoch, first_step = [], 0, 0
     if checkpoint is not None and checkpoint.exists():
@@ -87,15 +98,18 @@ def train_network(
         trainer.load_state(dict(start))
         if 0 in wanted:
             curve.append((0, evaluate()))
+    seed = int(copy.deepcopy(rng).integers(2**31))  # without moving rng
     steps = -(-len(labels) // batch_size)
     reported = saved = time.monotonic()
     waiting = 0
     for epoch in range(epochs):
         order = rng.permutation(len(labels))
-        for step in range(steps):
-            if (epoch, step) < (first_epoch, first_step):
-                continue
+        if epoch < first_epoch:
+            continue
+        begin = first_step if epoch == first_epoch else 0
+        for step in range(begin, steps):
             batch = order[step * batch_size : (step + 1) * batch_size]
+            trainer.seed(seed, epoch, step)
             trainer.step(prepare(images[rows[batch]]), labels[batch], learning_rate)
             waiting += len(batch)
             now = time.monotonic()
@@ -105,26 +119,41 @@ def train_network(
             if checkpoint is not None and now - saved > checkpoint_seconds:
                 _write(checkpoint, trainer.state(), curve, epoch, step + 1)
                 saved = time.monotonic()
-        if epoch < first_epoch:
-            continue
-        loss = trainer.take_loss() if (epoch, steps) != (first_epoch, first_step) else 0  # a checkpoint at epoch's end
-        if not (np.isfinite(loss) and _is_finite(trainer.state())):
-            raise FloatingPointError(
-                f"training diverged in epoch {epoch + 1} of {epochs} with learning_rate={learning_rate}: lower it"
-            )
-        if epoch + 1 in wanted and (not curve or curve[-1][0] <= epoch):
+        if begin < steps and not np.isfinite(trainer.take_loss()):
+            raise _diverged(f"in epoch {epoch + 1} of {epochs}", learning_rate)
+        if epoch + 1 in wanted:
             curve.append((epoch + 1, evaluate()))
     report(waiting)
+    if not all(np.isfinite(array).all() for array in trainer.state().values()):  # ReLU may have made 0 of NaN
+        raise _diverged(f"by epoch {epochs} of {epochs}", learning_rate)
     return curve
 
 
+def _diverged(when: str, learning_rate: float) -> FloatingPointError:
+    return FloatingPointError(f"training diverged {when} with learning_rate={learning_rate}: lower it")
+
+
 def curve_epochs(epochs: int, eval_every: int) -> set[int]:
-    """The epochs of a convergence curve: 0, the first ten, every `eval_every`-th, and the last."""
+    """The epochs of a convergence curve of `epochs` epochs: 0, the first ten, every `eval_every`-th, and the last."""
     return {e for e in range(epochs + 1) if e <= FIRST_EPOCHS or e % eval_every == 0 or e == epochs}
 
 
 def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Preprocessing) -> np.ndarray:
-    """Class of the largest logit of each of `rows` of uint8 `images`, `(n,)` int64.
+    """Classes that the trainer's network predicts.
+
+    Parameters
+    ----------
+    trainer : GluonTrainer or TorchTrainer
+    images : uint8 array of shape (n_images, height, width, 1 or 3)
+        Of the whole data set; it may be memory-mapped.
+    rows : integer array of shape (n,)
+        Rows of `images`.
+    prepare : Preprocessing
+
+    Returns
+    -------
+    int64 array of shape (n,)
+        Class of the largest logit; of equals, the first.
 
     Raises
     ------
@@ -138,10 +167,6 @@ def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Prep
             raise FloatingPointError("the trained network's output is not finite: lower learning_rate")
         predicted[begin : begin + _BATCH] = logits.argmax(1)
     return predicted
-
-
-def _is_finite(state: Mapping[str, np.ndarray]) -> bool:
-    return all(np.isfinite(array).all() for array in state.values())  # the loss may be finite: ReLU makes 0 of NaN
 
 
 def _write(path: Path, state: Mapping[str, np.ndarray], curve: list, epoch: int, step: int) -> None:
