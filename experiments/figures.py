@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -35,7 +36,8 @@ class Figure:
 
 
 def _convergence(target: str, n_levels: int) -> Figure:
-    return Figure("small_balanced", plots.convergence, "Accuracy difference", n_levels, target, "convergence")
+    plot = partial(plots.convergence, n_levels=n_levels)
+    return Figure("small_balanced", plot, "Accuracy difference", n_levels, target, "convergence")
 
 
 FIGURES = {
@@ -69,12 +71,13 @@ def convergence_data(
     `difference` is the fine-tuned model's test accuracy less the reference model's final one. A curve is measured on
     some of the test examples; it is shifted so that it ends at the fine-tuned model's accuracy on all of them.
     """
-    tuned = select_run(runs, rows[rows.method == "fine_tune"].iloc[0], seed)
+    row = rows[rows.method == "fine_tune"].iloc[0]
+    tuned = select_run(_with_reference(runs), row, seed)
     if tuned.empty:
-        return tuned, tuned
+        return pd.DataFrame(), select_run(runs, row, seed)
     first = tuned.iloc[0]
     same = runs[(runs.run.map(os.path.dirname) == os.path.dirname(first.run)) & (runs.scale == first.scale)]
-    reference = select_run(same, {**rows.iloc[0], "method": "from_scratch"}, seed)
+    reference = select_run(same, {**row, "method": "from_scratch"}, seed)
     tuned, reference = (run[run.measure == "leep"] for run in (tuned, reference))
     curves = read_curves(results / first.run)
     tasks = tuned[["task", "score", "test_accuracy"]].merge(
@@ -90,6 +93,16 @@ def convergence_data(
     return data.assign(difference=data.test_accuracy + shift - data.test_accuracy_reference), used[
         used.task.isin(tasks.task)
     ]
+
+
+def _with_reference(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs beside reference models of the same tasks and scale, `finished` where those are too."""
+    if runs.empty:
+        return runs
+    place = runs.run.map(os.path.dirname) + " " + runs.scale
+    reference = runs.method == "from_scratch"
+    finished = runs.finished & place.isin(place[reference & runs.finished])
+    return runs.assign(finished=finished)[place.isin(place[reference])]
 
 
 def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
@@ -121,13 +134,19 @@ def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Fig
 
 def _notes(used: pd.DataFrame) -> list[str]:
     """How many tasks, at what scale, and what stands in for the paper's; by method where they differ."""
-    counts = {}
+    counts, stand_ins = {}, {}
     for method, run in used.groupby("method", sort=False):
-        text = f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}"
-        counts.setdefault(text, []).append(plots.METHOD_STYLE[method]["label"])
-    by_method = [text if len(counts) == 1 else f"{' and '.join(m)}: {text}" for text, m in counts.items()]
-    stand_in = dict.fromkeys(part for text in used.stand_in.unique() for part in text.split("; ") if part)
-    return [line for note in (*by_method, "; ".join(stand_in)) for line in textwrap.wrap(note, 48)]
+        label = plots.METHOD_STYLE[method]["label"]
+        counts[label] = [f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}"]
+        stand_ins[label] = [part for part in run.stand_in.iloc[0].split("; ") if part]
+    return [line for note in _by_method(counts) + _by_method(stand_ins) for line in textwrap.wrap(note, 48)]
+
+
+def _by_method(parts: dict[str, list[str]]) -> list[str]:
+    """What all methods have in common, then what each has of its own, under its name."""
+    common = [p for p in next(iter(parts.values())) if all(p in of_method for of_method in parts.values())]
+    own = {label: "; ".join(p for p in of_method if p not in common) for label, of_method in parts.items()}
+    return ["; ".join(common)] + [f"{label}: {text}" for label, text in own.items() if text]
 
 
 def main() -> None:

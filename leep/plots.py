@@ -87,12 +87,12 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
     ax.set(
         xlabel="Transferability level (LEEP)", ylabel=y_label, xticks=range(1, n_levels + 1), xlim=(0.5, n_levels + 0.5)
     )
-    ax.margins(y=0.12)
-    ax.legend(loc="upper left")
+    ax.margins(y=0.25)  # room for the legend
+    ax.legend(loc="upper left", ncols=len(methods), columnspacing=1)
     return ax
 
 
-def convergence(ax: Axes, table: pd.DataFrame, y_label: str) -> Axes:
+def convergence(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = "Accuracy difference") -> Axes:
     """Mean difference to the reference model by epoch, a curve a transferability level (Figures 4, 8).
 
     The band is the mean ± its standard error over the level's tasks; a level of one task has none.
@@ -100,14 +100,16 @@ def convergence(ax: Axes, table: pd.DataFrame, y_label: str) -> Axes:
     Parameters
     ----------
     ax : matplotlib Axes
-    table : DataFrame with the columns `task`, `level` (1 is the hardest to transfer), `epoch`, `difference`
+    table : DataFrame with the columns `task`, `level` (1, the hardest to transfer, … n_levels), `epoch`, `difference`
+    n_levels : int
     y_label : str
     """
-    present = sorted(table.level.unique(), reverse=True)
-    colors = colormaps["viridis"](np.linspace(0, 0.85, len(present)))
+    colors = colormaps["viridis"](np.linspace(0, 0.85, n_levels))  # a level looks the same in every panel
     ax.axhline(0, color="0.5", linewidth=0.8, zorder=1)
-    for level, color, style in zip(present, colors, itertools.cycle(("-", "--", "-.", ":"))):
+    for level, color, style in zip(range(n_levels, 0, -1), colors, itertools.cycle(("-", "--", "-.", ":"))):
         group = table[table.level == level]
+        if group.empty:
+            continue
         curve = group.groupby("epoch").difference
         mean, error = curve.mean(), curve.sem()
         count = group.task.nunique()

@@ -173,6 +173,9 @@ def read_runs(root: Path) -> pd.DataFrame:
         scores, transfers = _read_rows(folder.parent / "scores.csv"), _read_rows(transfers_path)
         if scores.empty or transfers.empty:
             continue
+        done, asked = transfers.task.nunique(), training["notes"]["n_tasks"]
+        stand_in = tasks["notes"]["stand_in"] + training["notes"]["stand_in"]
+        stand_in += [f"unfinished: {done} of {asked} tasks"] if done < asked else []
         frame = transfers.merge(scores, on=["task", "n_classes", "n_examples"])
         frames.append(
             frame.assign(
@@ -184,8 +187,8 @@ def read_runs(root: Path) -> pd.DataFrame:
                 scale=inner["scale"],
                 epochs=inner["epochs"],
                 run=str(folder.relative_to(root)),
-                stand_in="; ".join(tasks["notes"]["stand_in"] + training["notes"]["stand_in"]),
-                finished=transfers.task.nunique() >= training["notes"]["n_tasks"],
+                stand_in="; ".join(stand_in),
+                finished=done >= asked,
             )
         )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

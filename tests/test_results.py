@@ -109,5 +109,5 @@ def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path)
     assert read_runs(tmp_path).empty
     transfers.write_text("task,n_classes,n_examples,method,test_accuracy\n0,2,9,m,0.5\n1,2,9,m,0.7")
     runs = read_runs(tmp_path)
-    assert runs.task.tolist() == [0] and runs.stand_in.tolist() == ["sample; 20 of 50 epochs"]
+    assert runs.task.tolist() == [0] and runs.stand_in.tolist() == ["sample; 20 of 50 epochs; unfinished: 1 of 3 tasks"]
     assert runs.finished.tolist() == [False]
