@@ -6,6 +6,8 @@ results/<experiment>/<source>/<target>/seed<seed>-<hash>/
     <method>-<scale>-<hash>/
         setting.json                what else determines the transferred models
         transfers.csv               task, method, test_accuracy …
+        curves.csv                  task, epoch, test_accuracy of networks, where it is asked for
+        checkpoints/                trainings that were interrupted
 """
 
 from __future__ import annotations
