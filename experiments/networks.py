@@ -47,6 +47,8 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
     WorkerError
         If a worker cannot start.
     """
+    if not tasks:
+        return
     cfg = work.cfg
     threads = cfg.engine.threads or 1  # the same on any number of workers, for the same digits
     workers = cfg.executor.workers or (n_cores() // threads if cfg.engine.device == "cpu" else 1) or 1

@@ -10,20 +10,20 @@ NOT_PROTOCOL = ("weights", "implementation")  # how, not what: named elsewhere i
 
 def n_tasks(cfg: DictConfig, method: str) -> int:
     """Tasks of a method at the configured scale."""
-    return min(cfg.n_tasks, _cap(cfg, "max_tasks", method, cfg.n_tasks))
+    return _capped(cfg, "max_tasks", method, cfg.n_tasks)
 
 
 def epochs(cfg: DictConfig, method: str, target: str) -> int:
     """Epochs of a method on tasks of a target at the configured scale."""
     given = (cfg.epochs_of.get(target) or {}).get(method, cfg.epochs[method])
-    return min(given, _cap(cfg, "max_epochs", method, given))
+    return _capped(cfg, "max_epochs", method, given)
 
 
-def _cap(cfg: DictConfig, key: str, method: str, default: int) -> int:
-    """The scale's cap, which an experiment may have of its own."""
+def _capped(cfg: DictConfig, key: str, method: str, value: int) -> int:
+    """The value or the scale's cap, which an experiment may have of its own."""
     own = (cfg.scale.get(cfg.experiment) or {}).get(key) or {}
     cap = own.get(method, cfg.scale[key].get(method))
-    return default if cap is None else cap
+    return value if cap is None else min(value, cap)
 
 
 def task_parameters(cfg: DictConfig, target: str) -> dict:

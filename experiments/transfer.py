@@ -285,7 +285,7 @@ def _train_networks(
     method = setting["method"]
     with Table(folder / "curves.csv", CURVES, ["task", "epoch"]) if setting["eval_every"] else nullcontext() as curves:
         with closing(train_networks(work, method, setting, missing, folder / "checkpoints")) as ended:
-            for index, result in ended if missing else ():
+            for index, result in ended:
                 if isinstance(result, Failed):
                     pair = f"{work.source_name} → {work.target_name}"
                     failed.append(f"\n  - {pair}, {method}, task {index}: {result.reason}")

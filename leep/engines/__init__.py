@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leep.parallel import n_cores
+
 if TYPE_CHECKING:
     from leep.engines.gluon import GluonEngine
     from leep.engines.torch import TorchEngine
@@ -44,7 +46,7 @@ def create_engine(
         If the name, the precision or the device is not to be had.
     """
     check_engine(name, precision, device)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or n_cores()
     if name == "gluon":
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         if threads == 1:  # MXNet's queue would be a second thread

@@ -67,7 +67,7 @@ class GluonTrainer:
     With `freeze_extractor` only the head is trained, and batch norm and dropout stay in inference mode.
     """
 
-    def __init__(self, net, momentum, weight_decay, freeze_extractor=False):
+    def __init__(self, net, momentum, weight_decay, freeze_extractor):
         self.net, self.graph = net, trace(net)
         self._block = _block(_pooling_as_mean(self.graph.symbol), net, static_alloc=True)
         self._loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
@@ -81,12 +81,11 @@ class GluonTrainer:
         options = {"learning_rate": 1.0, "momentum": momentum, "wd": weight_decay}
         self._trainer = mx.gluon.Trainer(list(trained.values()), "sgd", options, kvstore=None)
         self._trainer.optimizer.aggregate_num = 60  # weights updated by one operator, MXNet's own default is 4
-        self._draws = self.graph.draws
         self._losses = []
 
     def seed(self, *numbers: int) -> None:
         """Set the generator of dropout, in a network that has it."""
-        if self._draws:
+        if self.graph.draws:
             seed_mxnet(np.random.SeedSequence(numbers))
 
     def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:

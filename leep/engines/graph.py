@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import mxnet as mx
 import numpy as np
@@ -36,12 +37,12 @@ class Graph:
         """Outputs of the head."""
         return self.parameters[self.head[0]].shape[0]
 
-    @property
+    @cached_property
     def draws(self) -> bool:
         """Whether training draws random numbers."""
         return any(node["op"] == "Dropout" for node in self.nodes())
 
-    @property
+    @cached_property
     def head(self) -> list[str]:
         """Names of the head's parameters: weight `(n_classes, n_features)` and, if it has one, bias `(n_classes,)`."""
         nodes = self.nodes()

@@ -170,7 +170,7 @@ class TorchEngine:
 class TorchTrainer:
     """Trains `net`; the same rule as `GluonTrainer`, so that either engine goes on from the other's state."""
 
-    def __init__(self, engine: TorchEngine, net, momentum, weight_decay, freeze_extractor=False):
+    def __init__(self, engine: TorchEngine, net, momentum, weight_decay, freeze_extractor):
         self.net, self.graph, self._engine = net, trace(net), engine
         self._module, self._tensors = GraphModule(self.graph), engine.tensors(net)
         self._train_mode = not freeze_extractor
@@ -180,12 +180,11 @@ class TorchTrainer:
         self._weights = [self._tensors[n].requires_grad_() for n in self._trained]
         self._momenta = [torch.zeros_like(w) for w in self._weights]
         self._momentum, self._weight_decay = momentum, weight_decay
-        self._draws = self.graph.draws
         self._losses: list[torch.Tensor] = []
 
     def seed(self, *numbers: int) -> None:
         """Set the generator of dropout, in a network that has it."""
-        if self._draws:
+        if self.graph.draws:
             torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
     def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
