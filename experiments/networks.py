@@ -8,17 +8,14 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 
-from leep.data import DataSet
+from leep.data.shared import load_shared, share
 from leep.engines import create_engine
-from leep.files import write_atomically
-from leep.parallel import Failed, n_cores, run_in_processes
+from leep.parallel import Failed, run_in_processes
 from leep.progress import progress
-from leep.tasks import TRAINING, Task, task_rng
+from leep.tasks import TRAINING, Task, first_of_each_class, limit, task_rng
 
-_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 CURVE_PER_CLASS = 100  # test examples of a class that a curve is measured on: all that CIFAR100 has
 
 
@@ -49,13 +46,9 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
     """
     if not tasks:
         return
-    cfg = work.cfg
-    threads = cfg.engine.threads or 1  # the same on any number of workers, for the same digits
-    workers = cfg.executor.workers or (n_cores() // threads if cfg.engine.device == "cpu" else 1) or 1
-    shared = _share(work.data, Path(cfg.paths.cache) / "images")
-    light = replace(work.data, **dict.fromkeys(_ARRAYS))
-    args = replace(work, paper=None, data=light), shared, method, setting, folder, threads
-    total = sum(setting["epochs"] * len(work.task(i).train_rows) for i in tasks)
+    light, shared = share(work.data, work.cache / "images")
+    args = replace(work, paper=None, data=light), shared, method, setting, folder
+    total = sum(setting["epochs"] * len(_limited(work.task(i), setting).train_rows) for i in tasks)
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
 
         def count(images: int) -> None:
@@ -65,7 +58,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
             bar.write(f"  {method}: task {task} failed and is tried once more: {reason}")
 
         bar.set_postfix_str(f"0/{len(tasks)} tasks", refresh=False)
-        runs = run_in_processes(_make, args, tasks, workers, threads, count, retry)
+        runs = run_in_processes(_make, args, tasks, work.workers, work.threads, count, retry)
         with closing(runs):  # ends the workers
             for done, (task, result) in enumerate(runs, start=1):
                 bar.set_postfix_str(f"{done}/{len(tasks)} tasks", refresh=False)
@@ -80,18 +73,10 @@ def _checkpoint(folder: Path, task: int) -> Path:
     return folder / f"task{task}.npz"
 
 
-def _share(data: DataSet, folder: Path) -> Path:
-    """The decoded data set in a file that all workers map into memory."""
-    path = folder / f"{data.sha256}.joblib"
-    if not path.exists():
-        write_atomically(path, lambda f: joblib.dump({name: getattr(data, name) for name in _ARRAYS}, f))
-    return path
-
-
-def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path, threads: int) -> Callable:
+def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> Callable:
     """What a worker process does with a task: `(index, report)` → metrics, curve."""
-    work = replace(work, data=replace(work.data, **joblib.load(shared, mmap_mode="r")))
-    engine = create_engine(**{**work.cfg.engine, "threads": threads})
+    work = replace(work, data=load_shared(work.data, shared))
+    engine = create_engine(**work.engine)
     from leep.engines.graph import get_weights  # imports MXNet, after the engine has set its threads
     from leep.sources.zoo import build, load
     from leep.transfer.fine_tune import fine_tune
@@ -109,14 +94,14 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path, thr
     trainers = {}  # the last one, by number of classes: its compiled graph serves all tasks of that size
 
     def transfer(index: int, report: Callable) -> tuple[dict, list]:
-        task = work.task(index)
+        task = _limited(work.task(index), setting)
         n_classes = len(task.classes)
         if n_classes not in trainers:
             trainers.clear()
             trainers[n_classes] = engine.trainer(build(model, n_classes, np.random.SeedSequence(0)), **sgd)
         trainer = trainers[n_classes]
         gc.collect()  # MXNet's arrays hang in cycles
-        some = _first_of_each_class(task)
+        some = first_of_each_class(task.test_labels, CURVE_PER_CLASS)
 
         def accuracy() -> float:
             predicted = predict_classes(trainer, images, task.test_rows[some], work.prepare)
@@ -133,7 +118,5 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path, thr
     return transfer
 
 
-def _first_of_each_class(task: Task) -> np.ndarray:
-    """Positions of the test examples of a curve."""
-    positions = [np.flatnonzero(task.test_labels == k)[:CURVE_PER_CLASS] for k in range(len(task.classes))]
-    return np.sort(np.concatenate(positions))
+def _limited(task: Task, setting: dict) -> Task:
+    return limit(task, setting["max_examples"]) if "max_examples" in setting else task

@@ -20,10 +20,20 @@ def epochs(cfg: DictConfig, method: str, target: str) -> int:
 
 
 def _capped(cfg: DictConfig, key: str, method: str, value: int) -> int:
-    """The value or the scale's cap, which an experiment may have of its own."""
-    own = (cfg.scale.get(cfg.experiment) or {}).get(key) or {}
-    cap = own.get(method, cfg.scale[key].get(method))
+    """The value, or the scale's cap where that is less."""
+    cap = _cap(cfg, key, method)
     return value if cap is None else min(value, cap)
+
+
+def max_examples(cfg: DictConfig, method: str) -> int | None:
+    """Examples of a task that a method trains and tests on at the configured scale; None if all."""
+    return _cap(cfg, "max_examples", method)
+
+
+def _cap(cfg: DictConfig, key: str, method: str) -> int | None:
+    """The scale's cap, which an experiment may have of its own."""
+    own = (cfg.scale.get(cfg.experiment) or {}).get(key) or {}
+    return own.get(method, cfg.scale[key].get(method))
 
 
 def task_parameters(cfg: DictConfig, target: str) -> dict:
@@ -49,6 +59,8 @@ def scale_line(cfg: DictConfig, paper: DictConfig) -> str:
             parts.append(f"{next(iter(fewer.values()))} epochs")
         else:
             parts += [f"{count} epochs on {t}" for t, count in fewer.items()]
+        if max_examples(cfg, method):
+            parts.append(f"at most {max_examples(cfg, method)} examples of a task")
         left_out += [f"{method}: {', '.join(parts)}"] if parts else []
     return f"{cfg.experiment}, scale={cfg.scale.name}: " + (
         "; ".join(left_out) + (" (scale=paper: all)" if cfg.scale.name != "paper" else "")
@@ -76,6 +88,8 @@ def method_stand_ins(cfg: DictConfig, paper: DictConfig, method: str, target: st
         found.append(f"{ours} of {papers} epochs")
     if n_tasks(cfg, method) != n_tasks(paper, method):
         found.append(f"{n_tasks(cfg, method)} of {n_tasks(paper, method)} tasks")
+    if max_examples(cfg, method):
+        found.append(f"at most {max_examples(cfg, method)} examples of a task")
     return found
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 
-from experiments.figures import FIGURES, STYLE, draw
+from experiments.figures import NAMES, STYLE, draw
 from experiments.table1 import CAPTION, build_table, layout, results_arguments
 from leep.files import write_atomically
 from leep.results import read_setting
@@ -44,7 +44,7 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     needs = table[(table.measure == "leep") & table.n_tasks.isna()][["row", "needs"]].itertuples(index=False)
     template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_name("report.html").read_text())
     with plt.style.context(STYLE):
-        figures = {name: figure_uri(draw(name, results, runs, seed)) for name in FIGURES}
+        figures = {name: figure_uri(draw(name, results, runs, seed)) for name in NAMES}
     return template.render(
         caption=CAPTION, header=header, rows=rows, needs=list(needs), figures=figures, settings=settings(results)
     )

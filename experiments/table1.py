@@ -34,7 +34,7 @@ COLUMNS = [
     "needs",
 ]
 _ROOT = Path(__file__).resolve().parent.parent
-_SCALES = ["paper", "quick", "smoke"]  # the first that is there is shown
+SCALES = ["paper", "quick", "smoke"]  # the first that is there is shown
 _NOT_BUILT = {"cnaps": "CNAPs, a part not built yet"}
 UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 
@@ -65,20 +65,30 @@ def paper_rows() -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name("paper_table1.csv"))
 
 
+def rank(group: pd.DataFrame) -> tuple:
+    """The smallest is the run to show: finished, largest scale, fewest stand-ins, most tasks."""
+    stand_ins = group.stand_in.iloc[0].count(";") + bool(group.stand_in.iloc[0])
+    first = group.iloc[0]
+    return not first.finished, SCALES.index(first.scale), stand_ins, -group.task.nunique(), first.run
+
+
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
-    """The run that stands for a row: of this seed, finished, largest scale, fewest stand-ins, most tasks."""
+    """The run that stands for a row, of this seed.
+
+    Where there is none of the row's source model, one of another model trained on the same data stands in, and says so.
+    """
     if runs.empty:
         return runs
-    keys = ("method", "source", "target", "setting")
-    match = runs[(runs[list(keys)] == [row[k] for k in keys]).all(axis=1) & (runs.seed == seed)]
+    wanted = {k: row[k] for k in ("method", "target", "setting")} | {"trained_on": row["source_data"], "seed": seed}
+    match = runs[(runs[list(wanted)] == list(wanted.values())).all(axis=1)]
+    if (match.source == row["source"]).any():
+        match = match[match.source == row["source"]]
+    else:
+        others = match.source + " for " + row["source_model"]
+        match = match.assign(stand_in=others.str.cat(match.stand_in.where(match.stand_in != ""), sep="; ", na_rep=""))
+        match = match.assign(stand_in=match.stand_in.str.removesuffix("; "))
     if match.empty:
         return match
-
-    def rank(group: pd.DataFrame) -> tuple:
-        stand_ins = group.stand_in.iloc[0].count(";") + bool(group.stand_in.iloc[0])
-        first = group.iloc[0]
-        return not first.finished, _SCALES.index(first.scale), stand_ins, -group.task.nunique(), first.run
-
     return min((g for _, g in match.groupby("run")), key=rank)
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.check import UserError, check_config, check_keys
 from experiments.networks import train_networks
 from experiments.protocol import (
     epochs,
+    max_examples,
     method_stand_ins,
     n_tasks,
     paper_protocol,
@@ -25,13 +26,13 @@ from experiments.protocol import (
     task_parameters,
     task_stand_ins,
 )
+from experiments.selection import SETTING, to_markdown
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
-from leep.engines import create_engine
 from leep.measures import score_class_tasks, score_task
-from leep.parallel import Failed, WorkerError, run_in_order
+from leep.parallel import Failed, WorkerError, n_cores, run_in_order
 from leep.progress import progress
-from leep.results import ResultsError, Table, open_folder, setting_hash
-from leep.sources.forward import ForwardPass, cache_key, forward_pass
+from leep.results import ResultsError, Table, open_folder, read_runs, setting_hash
+from leep.sources.forward import BATCH_PIXELS, ForwardPass, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
 from leep.statistics import metric_of, pearson
@@ -75,26 +76,43 @@ class Work:
         labels = self.data.train_labels, self.data.test_labels
         return draw_task(self.cfg.experiment, index, self.cfg.seed, *labels, **parameters)
 
+    @property
+    def cache(self) -> Path:
+        """Folder of the forward passes."""
+        return Path(self.cfg.paths.cache).expanduser()
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker process: the same on any number of workers, for the same digits."""
+        return self.cfg.engine.threads or 1
+
+    @property
+    def workers(self) -> int:
+        """Worker processes."""
+        on_cpu = self.cfg.engine.device == "cpu"
+        return self.cfg.executor.workers or (n_cores() // self.threads if on_cpu else 1) or 1
+
+    @property
+    def engine(self) -> dict:
+        """Arguments of `create_engine` in a worker process."""
+        return {**self.cfg.engine, "threads": self.threads}
+
     @cached_property
     def passed(self) -> ForwardPass:
         """The source model's one pass over the target data set, made when first needed."""
-        engine = OmegaConf.to_container(self.cfg.engine)
-        key = cache_key(self.weights.sha256, self.source.model, self.prepare, self.data.sha256, engine)
-        passed = forward_pass(Path(self.cfg.paths.cache), key, self._predictor, self.prepare, self.data)
+        key = cache_key(self.weights.sha256, self.source.model, self.prepare, self.data.sha256, self.engine)
+        predictor = partial(make_predictor, self.engine, self.source.model, self.source.n_classes, self.weights.path)
+        batch_pixels = BATCH_PIXELS if self.cfg.engine.device == "cpu" else 16 * BATCH_PIXELS
+        sizes = self.workers, self.threads, batch_pixels
+        try:
+            passed = forward_pass(self.cache, key, predictor, self.prepare, self.data, *sizes)
+        except (ValueError, NotImplementedError, WorkerError) as error:
+            raise UserError(f"source {self.source_name}: {error}") from error
         if (found := passed.train_probs.shape[1]) != self.source.n_classes:
             raise UserError(
                 f"source.{self.source_name}.n_classes must be {found} for its weights, got {self.source.n_classes}"
             )
         return passed
-
-    def _predictor(self):
-        try:
-            engine = create_engine(**self.cfg.engine)
-            from leep.sources.zoo import load  # imports MXNet, after the engine has set its threads
-
-            return engine.predictor(load(self.source.model, self.source.n_classes, self.weights.path))
-        except (ValueError, NotImplementedError) as error:
-            raise UserError(f"source {self.source_name}: {error}") from error
 
 
 def run(cfg: DictConfig) -> None:
@@ -108,6 +126,8 @@ def run(cfg: DictConfig) -> None:
     try:
         for work in _available(cfg, paper):
             _run_pair(work, failed)
+        if cfg.experiment == SETTING:
+            print("\n" + to_markdown(Path(cfg.paths.results), read_runs(cfg.paths.results), cfg.seed))
     except (DataError, WeightsError, ResultsError, WorkerError, OSError) as found:
         error = found
     if failed:
@@ -156,7 +176,8 @@ def _run_pair(work: Work, failed: list[str]) -> None:
     if work.weights.origin != "gluon":
         stand_in.append(f"{work.weights.origin} weights of {work.source_name}")
     stand_in += task_stand_ins(cfg, work.paper, work.source_name, work.target_name)
-    open_folder(folder, setting, {"stand_in": stand_in}, _provenance(cfg))
+    source = {k: work.source[k] for k in ("title", "trained_on", "imagenet_top1")}
+    open_folder(folder, setting, {"stand_in": stand_in, "source": source}, _provenance(cfg))
     print(f"{work.source_name} ({work.weights.origin} weights) → {work.target_name} ({data.variant}): {folder}")
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         _score(work, scores)
@@ -235,6 +256,8 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
     if method != "retrain_head":
         setting["eval_every"] = cfg.eval_every.get(method)
+        if max_examples(cfg, method):
+            setting["max_examples"] = max_examples(cfg, method)
         if (cfg.engine.threads or 1) > 1:
             setting["threads"] = cfg.engine.threads  # the order of sums, so the last digits
     inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
@@ -248,7 +271,8 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
             _train_networks(work, setting, missing, table, inner, failed)
         done = sum((str(i),) in table.done for i in range(count))
     print(f"  {method}: {done} tasks{'' if missing else ' were done before'}: {inner / 'transfers.csv'}")
-    _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
+    if cfg.experiment != SETTING:
+        _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
 
 
 def _retrain_heads(work: Work, setting: dict, missing: list[int], table: Table) -> None:

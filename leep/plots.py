@@ -120,6 +120,26 @@ def convergence(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str =
     return ax
 
 
+def candidates(ax: Axes, table: pd.DataFrame, predictor: str, x_label: str, y_label: str = "Test accuracy") -> Axes:
+    """A predictor vs. test accuracy, a marker a candidate source model (Figures 5, 9).
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    table : DataFrame with the columns `title`, `test_accuracy` and the predictor's, absent where a candidate has none
+        A candidate keeps its colour and marker in all panels of the table.
+    predictor : str
+    x_label, y_label : str
+    """
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(table)))
+    for row, color, marker in zip(table.to_dict("records"), colors, itertools.cycle("os^vDP<>X*")):
+        if pd.notna(row.get(predictor)):
+            ax.plot(row[predictor], row["test_accuracy"], marker, color=color, markersize=5, label=row["title"])
+    ax.set(xlabel=x_label, ylabel=y_label)
+    ax.margins(0.1)
+    return ax
+
+
 def message(ax: Axes, text: str) -> Axes:
     """A panel without data says what to run."""
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=7, color="0.35", wrap=True)

@@ -1,8 +1,8 @@
-"""Draws target tasks: classes and examples, from labels and a generator (Sections 5.1 to 5.3)."""
+"""Draws target tasks: classes and examples, from labels and a generator (Sections 5.1 to 5.3 and 5.7)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Task:
     smaller_class : int or None
         The label of the minority class of an imbalanced task.
     whole_classes : bool
-        The task takes every training example of its classes.
+        The task is one of many that take every training example of their classes (Section 5.1).
     """
 
     classes: np.ndarray
@@ -34,6 +34,25 @@ class Task:
     test_labels: np.ndarray
     smaller_class: int | None = None
     whole_classes: bool = False
+
+
+def limit(task: Task, n: int) -> Task:
+    """The task with about `n` of its training and `n` of its test examples, the first of each class."""
+    per_class = -(-n // len(task.classes))
+    train, test = first_of_each_class(task.train_labels, per_class), first_of_each_class(task.test_labels, per_class)
+    return replace(
+        task,
+        train_rows=task.train_rows[train],
+        train_labels=task.train_labels[train],
+        test_rows=task.test_rows[test],
+        test_labels=task.test_labels[test],
+        whole_classes=False,
+    )
+
+
+def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the first `count` examples of every class, ascending."""
+    return np.sort(np.concatenate([np.flatnonzero(labels == k)[:count] for k in np.unique(labels)]))
 
 
 def _task(classes, counts, train_labels, test_labels, rng, **properties) -> Task:
@@ -93,6 +112,12 @@ def draw_small_imbalanced(
     return _task(classes, [smaller, ratio * smaller], train_labels, test_labels, rng, smaller_class=0)
 
 
+def draw_source_selection(train_labels: np.ndarray, test_labels: np.ndarray, rng: np.random.Generator) -> Task:
+    """Section 5.7: the whole data set."""
+    classes = np.unique(train_labels)
+    return _task(classes, [None] * len(classes), train_labels, test_labels, rng)
+
+
 def check_data(setting: str, train_labels: np.ndarray, **parameters) -> None:
     """Raise `ValueError` if the data set has too few classes, or examples in a class, for some task of the setting."""
     counts = np.bincount(train_labels)
@@ -101,6 +126,7 @@ def check_data(setting: str, train_labels: np.ndarray, **parameters) -> None:
         "large_balanced": lambda min_classes, max_classes: (max_classes, 1),
         "small_balanced": lambda n_classes, per_class: (n_classes, per_class),
         "small_imbalanced": lambda min_smaller, max_smaller, ratio: (2, max(ratio, 1) * max_smaller),
+        "source_selection": lambda: (2, 1),
     }[setting](**parameters)
     if len(counts) < n_classes:
         raise ValueError(f"its tasks have up to {n_classes} classes, the data set has {len(counts)}")
@@ -112,6 +138,7 @@ DRAW = {
     "large_balanced": draw_large_balanced,
     "small_balanced": draw_small_balanced,
     "small_imbalanced": draw_small_imbalanced,
+    "source_selection": draw_source_selection,
 }
 
 
@@ -130,7 +157,7 @@ def draw_task(
 
     Parameters
     ----------
-    setting : {"large_balanced", "small_balanced", "small_imbalanced"}
+    setting : {"large_balanced", "small_balanced", "small_imbalanced", "source_selection"}
     index, seed : int
     train_labels, test_labels : int arrays
         Labels of the whole data set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from leep import h_score, leep_score, nce_score
 from leep.engines import check_engine, create_engine
 from leep.measures import score_class_tasks
 from leep.parallel import Failed, run_in_order, run_in_processes
+from leep.sources.forward import BATCH_PIXELS
 from leep.sources.preprocess import Preprocessing
 from leep.tasks import TRAINING, draw_task, task_rng
 from leep.transfer.retrain_head import train_head
@@ -112,19 +114,51 @@ def bench_heads() -> None:
         )
 
 
-def bench_forward() -> None:
-    """Images a second of ResNet20 at 32 pixels in each engine that is installed."""
+def make_forward(model: str, size: int, engine: str, precision: str) -> Callable:
+    """In a worker process: a function that passes images for a few seconds and returns what it took."""
+    engine = create_engine(engine, precision, threads=1)
     from leep.sources.zoo import build
 
-    net = build("cifar_resnet20_v1", 10, np.random.SeedSequence(0))
-    images = np.random.default_rng(0).standard_normal((250, 3, 32, 32)).astype(np.float32)
-    for name, precision in (("gluon", "float32"), ("torch", "float32"), ("torch", "bfloat16")):
+    predict = engine.predictor(build(model, 1000, np.random.SeedSequence(0)))
+    prepare = Preprocessing(size, (0.5,) * 3, (0.25,) * 3)
+    batch = max(1, BATCH_PIXELS // size**2)
+    images = np.random.default_rng(0).integers(0, 256, (batch, 32, 32, 3), np.uint8)
+    predict(prepare(images))
+
+    def run(item: int, report: Callable) -> tuple[float, int]:
+        start, count = time.monotonic(), 0
+        while time.monotonic() - start < 4:
+            predict(prepare(images))
+            count += batch
+        return count / (time.monotonic() - start), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    return run
+
+
+def bench_forward() -> None:
+    """Images a second, resized from 32 pixels, and memory of each source model in each engine that is installed."""
+    sources = [cfg for path in sorted((CONF.parent / "source").glob("*.yaml")) for cfg in OmegaConf.load(path).values()]
+    for engine, precision in (("gluon", "float32"), ("torch", "float32"), ("torch", "bfloat16")):
         try:
-            predict = create_engine(name, precision).predictor(net)
+            check_engine(engine, precision, "cpu")
         except ValueError as error:
-            print(f"forward pass, {name} {precision}: {error}")
+            print(f"forward pass, {engine} {precision}: {error}")
             continue
-        print(f"forward pass, {name} {precision}: {250 / seconds(lambda: predict(images), 10):,.0f} images/s")  # noqa: B023
+        for model, size in dict.fromkeys((s.model, s.size) for s in sources):
+            said = []
+            for workers in (1, 2):
+                args = model, size, engine, precision
+                runs = [result for _, result in run_in_processes(make_forward, args, range(workers), workers)]
+                failed = [r.reason for r in runs if isinstance(r, Failed)]
+                if failed:
+                    raise RuntimeError(f"a worker failed: {failed[0]}")
+                said.append(f"{sum(speed for speed, _ in runs):,.1f}")
+            memory = max(peak for _, peak in runs) / 1e6
+            print(
+                f"forward pass, {engine} {precision}: {model} at {size} pixels: one worker {said[0]} images/s, "
+                f"two {said[1]}; {memory:.2f} GB each",
+                flush=True,
+            )
 
 
 def plain_gluon(net, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:

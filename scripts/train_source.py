@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from leep.data import DataMissing, load_data
+from leep.data import DataMissing, DataSet, load_data
 from leep.data.augment import crop_and_flip
 from leep.engines import create_engine
 from leep.files import write_atomically
@@ -28,6 +29,21 @@ def accuracy(trainer, prepare, images, labels) -> float:
     """Fraction of correct predictions."""
     parts = (trainer.predict(prepare(images[i : i + 500])).argmax(1) for i in range(0, len(images), 500))
     return float(np.mean(np.concatenate(list(parts)) == labels))
+
+
+def only(data: DataSet, classes: list[int]) -> DataSet:
+    """The examples of some classes, which are labelled in the order given."""
+    position = np.full(len(data.class_names), -1)
+    position[classes] = np.arange(len(classes))
+    train, test = position[data.train_labels], position[data.test_labels]
+    return replace(
+        data,
+        train_images=data.train_images[train >= 0],
+        train_labels=train[train >= 0],
+        test_images=data.test_images[test >= 0],
+        test_labels=test[test >= 0],
+        class_names=tuple(data.class_names[c] for c in classes),
+    )
 
 
 def train_epoch(trainer, prepare, data, epoch: int, cfg) -> float:
@@ -59,6 +75,10 @@ def main(cfg) -> None:
         data = load_data(source.trained_on.lower(), root=cfg.data.root)
     except (DataMissing, ValueError) as error:  # DataError is a ValueError
         sys.exit(f"train_source: cannot read {source.trained_on}: {error}")
+    classes = cfg.classes if cfg.classes is not None else range(len(data.class_names))
+    if len(classes) != source.n_classes or not {*classes} <= {*range(len(data.class_names))}:
+        sys.exit(f"train_source: classes must be {source.n_classes} of {source.trained_on}'s, got {list(classes)}")
+    data = only(data, list(classes))
     prepare = Preprocessing(source.size, tuple(source.mean), tuple(source.std))
     engine = create_engine(**cfg.engine)
     from leep.sources.zoo import build  # imports MXNet, after the engine has set its threads

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from leep.engines import create_engine
 from leep.engines.graph import get_weights, set_weights, trace
@@ -38,6 +40,31 @@ def test_head_of_features_is_the_network():
 
     np.testing.assert_allclose(net(mx.nd.array(images(4))).asnumpy(), logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(net.output(mx.nd.array(features)).asnumpy(), logits, rtol=1e-5, atol=1e-6)
+
+
+def build_with_statistics(model, n_classes):
+    """A network whose batch norms and biases do not leave everything as it is."""
+    net, rng = build(model, n_classes, SEED), np.random.default_rng(3)
+    for name, parameter in net._collect_params_with_prefix().items():
+        if len(parameter.shape) == 1:
+            values = rng.standard_normal(parameter.shape) / 10
+            parameter.set_data(values + name.endswith(("gamma", "running_var")))
+    return net
+
+
+@pytest.mark.parametrize("model", NINE)
+def test_head_of_features_is_the_network_for_every_candidate(model):
+    import mxnet as mx
+
+    size, dimension = NINE[model]
+    net, x = build_with_statistics(model, 7), images(2, size)
+    features, logits = create_engine("gluon").predictor(net)(x)
+    weights = get_weights(net)
+    weight, bias = (weights[name] for name in trace(net).head)
+    expected = net(mx.nd.array(x)).asnumpy()
+    assert features.shape == (2, dimension) and weight.shape == (7, dimension) and np.ptp(expected) > 0.1
+    for found in (features @ weight.T + bias, logits):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_network_without_a_head_is_refused():
@@ -216,3 +243,112 @@ def test_unknown_operator_is_named():
     net(mx.nd.zeros((1, 3, 8, 8)))
     with pytest.raises(NotImplementedError, match="Deconvolution"):
         engine.predictor(net)
+
+
+@st.composite
+def convolutions(draw):
+    """Shapes of a depthwise convolution: batch, channels, height, width, kernel, stride, padding."""
+    kernel = draw(st.sampled_from([1, 3, 5, 7]))
+    pad = draw(st.integers(0, kernel - 1))
+    least = max(kernel - 2 * pad, 1)
+    height, width = (draw(st.integers(least, least + 9)) for _ in range(2))
+    batch, channels, stride = (draw(st.integers(1, n)) for n in (3, 4, 3))
+    return batch, channels, height, width, kernel, stride, pad
+
+
+@pytest.mark.torch
+def test_depthwise_gradients_are_those_of_autograd():
+    torch_engine()
+    import torch
+
+    from leep.engines.depthwise import DepthwiseConvolution
+
+    @settings(max_examples=300, deadline=None, derandomize=True)
+    @given(convolutions(), st.booleans())
+    def check(shape, last):
+        batch, channels, height, width, kernel, stride, pad = shape
+        generator = torch.Generator().manual_seed(0)
+        like = {"dtype": torch.float64, "generator": generator}
+        x = torch.randn(batch, channels, height, width, **like)
+        x = x.to(memory_format=torch.channels_last) if last else x
+        weight = torch.randn(channels, 1, kernel, kernel, **like)
+        x.requires_grad_(), weight.requires_grad_()
+        ours = DepthwiseConvolution.apply(x, weight, stride, pad)
+        theirs = torch.nn.functional.conv2d(x, weight, None, stride, pad, 1, channels)
+        assert torch.equal(ours, theirs)
+        gradient = torch.randn(ours.shape, **like)
+        for a, b in zip(*(torch.autograd.grad(y, (x, weight), gradient) for y in (ours, theirs))):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        (alone,) = torch.autograd.grad(DepthwiseConvolution.apply(x.detach(), weight, stride, pad), weight, gradient)
+        torch.testing.assert_close(alone, b, rtol=1e-12, atol=1e-12)
+
+    check()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_gradients_are_close_in_bfloat16(kernel, stride):
+    torch_engine()
+    import torch
+
+    from leep.engines.depthwise import DepthwiseConvolution
+
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(s, generator=generator).bfloat16().double() for s in ((4, 6, 14, 13), (6, 1, kernel, kernel))]
+    rough = [t.bfloat16() for t in exact]
+    gradients = []
+    for x, weight in (exact, rough):
+        x.requires_grad_(), weight.requires_grad_()
+        out = DepthwiseConvolution.apply(x, weight, stride, kernel // 2)
+        gradients.append(torch.autograd.grad(out, (x, weight), torch.ones_like(out)))
+    for a, b in zip(*gradients):
+        assert b.dtype == torch.bfloat16
+        torch.testing.assert_close(b.double(), a, rtol=0.01, atol=0.01 * float(a.abs().max()))
+
+
+def build_mbconvs():
+    """Pieces of an EfficientNet-Lite: kernels of 3 and 5, strides of 1 and 2, odd padding and ReLU6."""
+    import mxnet as mx
+    from mxnet.gluon import nn
+
+    from leep.sources.efficientnet_lite import MBConv
+
+    net = nn.HybridSequential()
+    net.add(MBConv(16, 3, 8, 5, 2, 6), MBConv(8, 8, 8, 5, 1, 4), MBConv(8, 8, 12, 3, 2, 4), MBConv(4, 12, 12, 5, 2, 2))
+    net.add(nn.GlobalAvgPool2D(), nn.Dense(5, in_units=12))
+    seed_mxnet(SEED)
+    net.initialize(mx.init.Xavier())
+    return net
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("make", "size", "count"), [(build_mbconvs, 16, 4), (lambda: build("mobilenet0.25", 5, SEED), 64, 13)]
+)
+def test_training_is_the_same_with_and_without_depthwise_gradients(make, size, count, monkeypatch):
+    """In float64: batch norm magnifies the rounding of float32 where gradients are small."""
+    engine = torch_engine()
+    import torch
+
+    from leep.engines.torch import DepthwiseConvolution
+
+    tensors, convolved = engine.tensors, []
+    monkeypatch.setattr(engine, "tensors", lambda net: {k: v.double() for k, v in tensors(net).items()})
+    monkeypatch.setattr(engine, "images", lambda x: torch.from_numpy(x).double())
+
+    def plain(x, weight, stride, pad):
+        convolved.append(len(weight))
+        return torch.nn.functional.conv2d(x, weight, None, stride, pad, 1, len(weight))
+
+    gradients = []
+    for function in (DepthwiseConvolution.apply, plain):
+        monkeypatch.setattr(DepthwiseConvolution, "apply", function)
+        trainer = engine.trainer(make())
+        trainer.step(images(8, size), np.arange(8) % 5, 1.0)
+        gradients.append({k: v for k, v in trainer.state().items() if k.startswith("momentum")})
+    assert len(convolved) == count
+    ours, theirs = gradients
+    largest = max(np.abs(g).max() for g in theirs.values())
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, atol=1e-8 * largest, err_msg=name)

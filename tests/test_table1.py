@@ -9,9 +9,9 @@ import pytest
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from experiments.figures import FIGURES, _notes, accuracy_data, convergence_data, draw
+from experiments.figures import FIGURES, NAMES, _notes, accuracy_data, convergence_data, draw
 from experiments.report import render
-from experiments.table1 import COLUMNS, UNDEFINED, build_table, layout, paper_rows, to_latex, to_markdown
+from experiments.table1 import COLUMNS, UNDEFINED, build_table, layout, paper_rows, select_run, to_latex, to_markdown
 from leep import plots
 from leep.results import Table, open_folder, read_runs
 from leep.statistics import levels
@@ -40,7 +40,7 @@ def write_run(
     outer = {
         "experiment": experiment,
         "seed": seed,
-        "source": {"name": source},
+        "source": {"name": source, "trained_on": "ImageNet" if source.startswith("imagenet") else "CIFAR10"},
         "target": {"name": target},
         "engine": {"name": "gluon", "precision": "float32"},
     }
@@ -299,6 +299,41 @@ def test_report_holds_table_figures_and_settings(tmp_path):
     write_run(tmp_path, "small_balanced", stand_in=["<sample>"])
     page = render(tmp_path, read_runs(tmp_path))
     assert page.count("<tr>") == 22 and "<b>+0." in page and "&lt;sample&gt;" in page and "<sample>" not in page
-    assert page.count("data:image/png;base64,") == len(FIGURES)
+    assert page.count("data:image/png;base64,") == len(NAMES)
     assert "stand_in" in page
     assert "http://" not in page and "https://" not in page
+
+
+@pytest.fixture
+def imagenet_row():
+    """Re-train head, ImageNet → FashionMNIST, small and balanced: row 6."""
+    return paper_rows().set_index("row", drop=False).loc[6]
+
+
+def test_another_model_trained_on_the_same_data_stands_in_and_says_so(tmp_path, imagenet_row):
+    lite = {"source": "imagenet_efficientnet_lite0"}
+    leep, accuracy = write_run(tmp_path, "small_balanced", n=25, **lite)
+    found = line(build_table(read_runs(tmp_path)), 6, "leep")
+    assert found.r == pytest.approx(stats.pearsonr(leep, accuracy).statistic, abs=1e-12) and found.n_tasks == 25
+    assert found.stand_in == "imagenet_efficientnet_lite0 for ResNet18" and found.needs == ""
+    assert found.source == "imagenet_resnet18" and found.paper_r == imagenet_row.leep
+    assert "imagenet_efficientnet_lite0 for ResNet18" in to_markdown(build_table(read_runs(tmp_path)))
+    write_run(tmp_path, "small_balanced", n=20, seed=1, stand_in=["sample"], **lite)
+    run = select_run(read_runs(tmp_path), imagenet_row, seed=1)
+    assert set(run.stand_in) == {"imagenet_efficientnet_lite0 for ResNet18; sample"}
+
+
+def test_the_papers_model_is_preferred_to_one_that_stands_in(tmp_path, imagenet_row):
+    write_run(tmp_path, "small_balanced", n=40, source="imagenet_efficientnet_lite0")
+    write_run(tmp_path, "small_balanced", n=20, source="imagenet_resnet18", scale="smoke", stand_in=["a", "b"])
+    run = select_run(read_runs(tmp_path), imagenet_row)
+    assert set(run.source) == {"imagenet_resnet18"} and set(run.stand_in) == {"a; b"}
+
+
+def test_no_source_stands_in_for_one_trained_on_other_data(tmp_path):
+    write_run(tmp_path, "small_balanced", source="cifar10_resnet20")
+    table = build_table(read_runs(tmp_path)).dropna(subset="n_tasks")
+    assert set(table.row) == {5}
+    write_run(tmp_path / "other", "small_balanced", source="imagenet_resnet34")
+    table = build_table(read_runs(tmp_path / "other")).dropna(subset="n_tasks")
+    assert set(table.row) == {6} and set(table.stand_in) == {"imagenet_resnet34 for ResNet18"}

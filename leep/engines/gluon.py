@@ -42,7 +42,8 @@ class GluonEngine:
 
     def predictor(self, net: mx.gluon.HybridBlock) -> Predictor:
         """A function images `(n, 3, h, w)` float32 → features `(n, d)`, logits `(n, c)` float32 arrays."""
-        block = _block(trace(net).symbol, net, static_alloc=True)
+        fused = trace(net).symbol.get_backend_symbol("MKLDNN")  # convolution, batch norm and activation as one operator
+        block = _block(fused, net, static_alloc=True)
 
         def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             features, logits = block(mx.nd.array(images))

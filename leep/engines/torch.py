@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from leep.engines import Predictor
+from leep.engines.depthwise import DepthwiseConvolution
 from leep.engines.graph import Graph, get_weights, set_weights, trace
 
 
@@ -34,7 +35,12 @@ def _known(node: dict, name: str, default: str, known: tuple):
 
 def _convolution(node, training, x, weight, bias=None):
     stride, pad, dilate = (_get(node, k, d) for k, d in (("stride", "(1, 1)"), ("pad", "(0, 0)"), ("dilate", "(1, 1)")))
-    return F.conv2d(x, weight, bias, stride, pad, dilate, _get(node, "num_group", "1"))
+    groups, size = _get(node, "num_group", "1"), weight.shape[2]
+    square = stride[0] == stride[1] and pad[0] == pad[1] < size == weight.shape[3] and dilate == (1, 1)
+    if training and square and groups == len(weight) == x.shape[1] > 1 and bias is None and x.device.type == "cpu":
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return DepthwiseConvolution.apply(x.to(dtype), weight.to(dtype), stride[0], pad[0])
+    return F.conv2d(x, weight, bias, stride, pad, dilate, groups)
 
 
 def _batch_norm(node, training, x, gamma, beta, mean, var):
@@ -75,6 +81,12 @@ def _fully_connected(node, training, x, weight, bias=None):
     return F.linear(x.flatten(1) if _get(node, "flatten", "True") else x, weight, bias)
 
 
+def _pad(node, training, x):
+    _known(node, "mode", "constant", ("constant",))
+    (_, _, _, _, top, bottom, left, right) = _get(node, "pad_width", "()")
+    return F.pad(x, (left, right, top, bottom), value=_get(node, "constant_value", "0"))
+
+
 OPERATORS = {
     "Convolution": _convolution,
     "BatchNorm": _batch_norm,
@@ -86,7 +98,8 @@ OPERATORS = {
     "elemwise_add": lambda node, training, x, y: x + y,
     "broadcast_add": lambda node, training, x, y: x + y,
     "broadcast_mul": lambda node, training, x, y: x * y,
-    "clip": lambda node, training, x: x.clamp(_get(node, "a_min", "0"), _get(node, "a_max", "0")),
+    "Pad": _pad,
+    "clip": lambda node, training, x: F.hardtanh(x, _get(node, "a_min", "0"), _get(node, "a_max", "0")),
     "Dropout": lambda node, training, x: F.dropout(x, _get(node, "p", "0.5"), training),
     "_contrib_AdaptiveAvgPooling2D": lambda node, training, x: F.adaptive_avg_pool2d(x, _get(node, "output_size", "1")),
 }

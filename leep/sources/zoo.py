@@ -1,4 +1,4 @@
-"""Builds the networks of GluonCV's model zoo."""
+"""Builds the networks: GluonCV's model zoo, and EfficientNet-Lite."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from pathlib import Path
 
 import mxnet as mx
 import numpy as np
+
+from leep.engines.graph import set_weights
+from leep.sources.checkpoint import read_checkpoint
+from leep.sources.convert import from_torch
+from leep.sources.efficientnet_lite import VARIANTS, EfficientNetLite
+from leep.sources.weights import CHECKPOINTS
+
+SHALLOW = "cifar_resnet8_v1"  # GluonCV builds it, but lists no model of less than 20 layers
 
 
 def _model_zoo():
@@ -31,20 +39,27 @@ def seed_mxnet(seed: np.random.SeedSequence) -> None:
 
 
 def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None) -> mx.gluon.HybridBlock:
-    """A network of GluonCV's zoo; with `seed` its weights are drawn (Xavier), else they are to be loaded.
+    """A network of GluonCV's zoo or an EfficientNet-Lite; with `seed` its weights are drawn (Xavier).
 
     Raises
     ------
     ValueError
-        If the zoo has no model of that name.
+        If there is no model of that name.
     """
-    zoo = _model_zoo()
-    if model.lower() not in (names := zoo.get_model_list()):
-        near = difflib.get_close_matches(model, list(names), 3)
-        raise ValueError(
-            f"GluonCV's zoo has no model {model!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-        )
-    net = zoo.get_model(model, classes=n_classes, pretrained=False)
+    if model in VARIANTS:
+        net = EfficientNetLite(VARIANTS[model], n_classes)
+    else:
+        zoo = _model_zoo()
+        names = [SHALLOW, *VARIANTS, *zoo.get_model_list()]
+        if model.lower() not in names:
+            near = difflib.get_close_matches(model, names, 3)
+            raise ValueError(
+                f"GluonCV's zoo has no model {model!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
+            )
+        if model == SHALLOW:
+            net = zoo.cifarresnet.get_cifar_resnet(1, 8, classes=n_classes)
+        else:
+            net = zoo.get_model(model, classes=n_classes, pretrained=False)
     if seed is not None:
         seed_mxnet(seed)
         net.initialize(mx.init.Xavier())
@@ -53,13 +68,18 @@ def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None
 
 
 def load(model: str, n_classes: int, path: Path) -> mx.gluon.HybridBlock:
-    """A network of GluonCV's zoo with the weights of a `.params` file.
+    """A network with the weights of a `.params` file or of a PyTorch checkpoint (`.pth`, `.pt`, `.bin`).
 
     Raises
     ------
     ValueError
-        If the zoo has no such model, or the file does not hold its weights.
+        If there is no such model, or the file does not hold its weights.
     """
+    if path.suffix in CHECKPOINTS:
+        net = build(model, n_classes, np.random.SeedSequence(0))  # so that every shape is known
+        shapes = {name: p.shape for name, p in net._collect_params_with_prefix().items()}
+        set_weights(net, from_torch(model, read_checkpoint(path), shapes))
+        return net
     net = build(model, n_classes)
     try:
         net.load_parameters(str(path))

@@ -1,0 +1,99 @@
+"""Section 5.7, source model selection, from the CSVs: python -m experiments.selection [RESULTS]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.table1 import MEASURES, SCALES, rank, results_arguments
+from leep.files import write_atomically
+from leep.results import read_setting
+from leep.statistics import pearson
+
+SETTING = "source_selection"
+PREDICTORS = {**MEASURES, "imagenet_top1": "ImageNet top-1"}
+NOTE = (
+    "H scores of models with different feature dimensions stand side by side as in the paper, which does not correct "
+    "for it: their range grows with the dimension."
+)
+
+
+def candidates(results: Path, runs: pd.DataFrame, target: str, method: str, seed: int = 0) -> pd.DataFrame:
+    """A row a candidate: `source`, `title`, the predictors, `test_accuracy`, `scale`, `stand_in`, `run`.
+
+    A predictor that a candidate lacks is absent. All candidates are of one scale, the one that has most of them.
+    """
+    if runs.empty:
+        return pd.DataFrame()
+    match = runs.query("setting == @SETTING and target == @target and method == @method and seed == @seed")
+    if match.empty:
+        return pd.DataFrame()
+    counts = match.groupby("scale").source.nunique()
+    scale = max(counts.index, key=lambda scale: (counts[scale], -SCALES.index(scale)))
+    rows = []
+    for source, of_source in match[match.scale == scale].groupby("source"):
+        run = min((g for _, g in of_source.groupby("run")), key=rank)
+        first = run.iloc[0]
+        notes = read_setting((results / first.run).parent)["notes"]["source"]
+        trained_on = "" if notes["trained_on"] == "ImageNet" else f", {notes['trained_on']}"
+        rows.append(
+            {
+                "source": source,
+                "title": notes["title"] + trained_on,
+                **run.set_index("measure").score,
+                "imagenet_top1": notes["imagenet_top1"],
+                **{k: first[k] for k in ("test_accuracy", "scale", "epochs", "engine", "stand_in", "run")},
+            }
+        )
+    return pd.DataFrame(rows).sort_values("test_accuracy", ascending=False, ignore_index=True)
+
+
+def correlations(table: pd.DataFrame) -> dict[str, str]:
+    """Each predictor's correlation with the test accuracy over the candidates, as text."""
+    said = {}
+    for predictor in PREDICTORS:
+        rows = table.dropna(subset=[predictor]) if predictor in table else table.iloc[:0]
+        if len(rows) < 3:
+            said[predictor] = f"not computed over {len(rows)} candidates"
+            continue
+        found = pearson(rows[predictor].to_numpy(float), rows.test_accuracy.to_numpy())
+        said[predictor] = (
+            "undefined: constant"
+            if found.r is None
+            else f"{found.r:+.3f} [{found.low:+.2f}, {found.high:+.2f}], p = {found.p_value:.3f}, {found.n} candidates"
+        )
+    return said
+
+
+def to_markdown(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
+    """A table of candidates for every target and method that was run, with the correlations; best candidate first."""
+    selected = runs[(runs.setting == SETTING) & (runs.seed == seed)] if len(runs) else runs
+    parts = ["# Source model selection (Section 5.7)\n", NOTE]
+    for (target, method), _ in selected.groupby(["target", "method"]) if len(selected) else []:
+        table = candidates(results, runs, target, method, seed)
+        header = ["Candidate", "Test accuracy", *PREDICTORS.values(), "Scale", "Stand-in"]
+        parts += [f"\n## {method} → {target}\n", _line(header), "|" + "---|" * len(header)]
+        for row in table.to_dict("records"):
+            numbers = [f"{row[p]:.3f}" if pd.notna(row.get(p)) else "—" for p in ("test_accuracy", *PREDICTORS)]
+            parts.append(_line([row["title"], *numbers, row["scale"], row["stand_in"]]))
+        said = correlations(table)
+        parts += ["\nCorrelation with the test accuracy, [95 % bootstrap interval over candidates]:\n"]
+        parts += [f"- {PREDICTORS[p]}: {text}" for p, text in said.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Write source_selection.md into the results folder and print it."""
+    results, runs, seed = results_arguments(__doc__)
+    text = to_markdown(results, runs, seed)
+    write_atomically(results / "source_selection.md", lambda f: f.write(text.encode()))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

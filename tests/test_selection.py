@@ -1,0 +1,308 @@
+"""Source model selection (Section 5.7): the run, its table and figures, and the scale's cap on examples."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from matplotlib import pyplot as plt
+from scipy import stats
+
+from experiments.check import UserError, check_config
+from experiments.figures import draw
+from experiments.protocol import max_examples
+from experiments.selection import PREDICTORS, candidates, correlations, to_markdown
+from leep import plots
+from leep.results import Table, open_folder, read_runs
+from leep.tasks import Task, draw_task, limit
+
+SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
+TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
+SCALES = sorted(p.stem for p in (ROOT / "conf" / "scale").glob("*.yaml"))
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
+TWO = "source=[cifar10_resnet20,cifar10_resnet20_short]"
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+# The run
+
+
+@pytest.fixture(scope="session")
+def other_weights(tmp_path_factory):
+    from leep.sources.zoo import build
+
+    path = tmp_path_factory.mktemp("weights") / "other.params"
+    build("cifar_resnet20_v1", 10, np.random.SeedSequence(8)).save_parameters(str(path))
+    return path
+
+
+def test_candidates_run_and_a_second_call_does_nothing(run_experiment, other_weights, tmp_path):
+    call = ("source_selection", TWO, f"source.cifar10_resnet20_short.weights={other_weights}")
+    first = run_experiment(*call)
+    runs = read_runs(tmp_path / "results")
+    assert set(runs.source) == {"cifar10_resnet20", "cifar10_resnet20_short"}
+    assert runs.groupby("source").score.nunique().eq(3).all() and runs.groupby("measure").score.nunique().eq(2).all()
+    assert set(runs.task) == {0} and set(runs.n_classes) == {6} and set(runs.n_examples) == {6 * 320}
+    table = candidates(tmp_path / "results", runs, "cifar100", "retrain_head")
+    assert set(table.title) == {"ResNet20, CIFAR10", "ResNet20 (5 epochs), CIFAR10"}
+    assert to_markdown(tmp_path / "results", runs) in first.stdout
+    assert all(f"- {title}: not computed over" in first.stdout for title in PREDICTORS.values())
+    assert "LEEP: not computed over 2 candidates" in first.stdout
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*") if p.is_file()}
+    second = run_experiment(*call)
+    assert second.stdout.count("were done before") == 2
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*") if p.is_file()} == before
+
+
+def test_a_candidate_that_cannot_be_had_is_left_out(run_experiment, tmp_path):
+    call = ("source_selection", TWO, "source.cifar10_resnet20_short.weights=nowhere.params")
+    done = run_experiment(*call)
+    assert "Left out" in done.stdout and "cifar10_resnet20_short: nowhere.params does not exist" in done.stdout
+    assert set(read_runs(tmp_path / "results").source) == {"cifar10_resnet20"}
+    strict = run_experiment(*call, "strict=true", check=False)
+    assert strict.returncode == 2 and "nowhere.params" in strict.stderr
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_there_is_one_task(count):
+    check_config(composed("experiment=source_selection"))
+    with pytest.raises(UserError, match="n_tasks must be 1, the task is the whole data set, got"):
+        check_config(composed("experiment=source_selection", f"n_tasks={count}"))
+
+
+def test_the_task_is_the_whole_data_set():
+    train, test = np.array([5, 2, 9, 2]), np.array([9, 9, 5, 2])
+    task = draw_task("source_selection", 0, 3, train, test)
+    assert task.classes.tolist() == [2, 5, 9]
+    assert (task.train_rows.tolist(), task.train_labels.tolist()) == ([0, 1, 2, 3], [1, 0, 2, 0])
+    assert (task.test_rows.tolist(), task.test_labels.tolist()) == ([0, 1, 2, 3], [2, 2, 1, 0])
+
+
+# Table and figures of five candidates with known scores
+
+FIVE = pd.DataFrame(
+    {
+        "source": ["imagenet_a", "imagenet_b", "imagenet_c", "imagenet_d", "cifar10_e"],
+        "test_accuracy": [0.5, 0.7, 0.6, 0.4, 0.3],
+        "leep": [-2.0, -1.2, -1.9, -2.6, -3.5],
+        "nce": [-1.5, -1.9, -1.1, -2.5, -2.0],
+        "h_score": [3.0, 3.0, 3.0, 3.0, 3.0],
+        "imagenet_top1": [70.0, 74.0, 77.0, 53.0, None],
+    }
+)
+
+
+def write_candidate(
+    root, row, scale="paper", target="cifar100", method="retrain_head", seed=0, stand_in=(), better=0.0
+):
+    name = row.source
+    trained_on = {"imagenet": "ImageNet", "cifar10": "CIFAR10"}[name.split("_")[0]]
+    top1 = None if pd.isna(row.imagenet_top1) else row.imagenet_top1
+    folder = root / "source_selection" / name / target / f"seed{seed}-{9 - len(stand_in)}"
+    setting = {
+        "experiment": "source_selection",
+        "seed": seed,
+        "source": {"name": name, "trained_on": trained_on},
+        "target": {"name": target},
+        "engine": {"name": "gluon", "precision": "float32"},
+    }
+    source = {"title": name.upper(), "trained_on": trained_on, "imagenet_top1": top1}
+    open_folder(folder, setting, {"stand_in": list(stand_in), "source": source}, {})
+    inner = folder / f"{method}-{scale}"
+    open_folder(inner, {"scale": scale, "epochs": 100}, {"stand_in": [], "n_tasks": 1}, {})
+    common = {"task": 0, "n_classes": 100, "n_examples": 50000}
+    with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
+        if not t.done:
+            t.append(*({**common, "measure": m, "score": row[m]} for m in ("leep", "nce", "h_score") if m in row))
+    with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
+        accuracy = row.test_accuracy + better
+        t.append({**common, "method": method, "test_accuracy": accuracy, "test_f1": None, "test_f1_macro": accuracy})
+
+
+def write_candidates(root, table=FIVE, **options):
+    for _, row in table.iterrows():
+        write_candidate(root, row, **options)
+    return read_runs(root)
+
+
+def test_candidates_are_rows_the_best_first(tmp_path):
+    table = candidates(tmp_path, write_candidates(tmp_path), "cifar100", "retrain_head")
+    expected = FIVE.sort_values("test_accuracy", ascending=False, ignore_index=True)
+    assert table.title.tolist() == ["IMAGENET_B", "IMAGENET_C", "IMAGENET_A", "IMAGENET_D", "CIFAR10_E, CIFAR10"]
+    pd.testing.assert_frame_equal(table[list(FIVE)], expected)
+    assert set(table.scale) == {"paper"} and set(table.epochs) == {100} and set(table.stand_in) == {""}
+
+
+def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
+    write_candidates(tmp_path, FIVE[:1])
+    write_candidates(tmp_path, FIVE[1:2], seed=1)
+    write_candidates(tmp_path, FIVE[2:3], target="fashion_mnist")
+    runs = write_candidates(tmp_path, FIVE[3:4], method="fine_tune")
+    sources = [
+        candidates(tmp_path, runs, *of).source.tolist()
+        for of in (
+            ("cifar100", "retrain_head"),
+            ("cifar100", "retrain_head", 1),
+            ("fashion_mnist", "retrain_head"),
+            ("cifar100", "fine_tune"),
+        )
+    ]
+    assert sources == [["imagenet_a"], ["imagenet_b"], ["imagenet_c"], ["imagenet_d"]]
+    assert candidates(tmp_path, runs, "cifar10", "fine_tune").empty
+    assert candidates(tmp_path, pd.DataFrame(), "cifar100", "fine_tune").empty
+
+
+def test_all_candidates_are_of_the_scale_that_has_most(tmp_path):
+    write_candidates(tmp_path, FIVE[:3], scale="quick")
+    runs = write_candidates(tmp_path, FIVE[:2], scale="paper", better=0.1)
+    assert set(candidates(tmp_path, runs, "cifar100", "retrain_head").scale) == {"quick"}
+    runs = write_candidates(tmp_path, FIVE[2:3], scale="paper", better=0.1)
+    table = candidates(tmp_path, runs, "cifar100", "retrain_head")
+    assert set(table.scale) == {"paper"}, "of two scales with as many candidates, the nearer to the paper"
+    np.testing.assert_allclose(table.test_accuracy, [0.8, 0.7, 0.6])
+
+
+def test_of_two_runs_of_a_candidate_the_one_with_fewer_stand_ins(tmp_path):
+    write_candidates(tmp_path, FIVE[:1], stand_in=["sample"], better=0.3)
+    table = candidates(tmp_path, write_candidates(tmp_path, FIVE[:1]), "cifar100", "retrain_head")
+    assert table.test_accuracy.tolist() == [0.5] and table.stand_in.tolist() == [""]
+
+
+def test_correlations_are_scipys(tmp_path):
+    table = candidates(tmp_path, write_candidates(tmp_path), "cifar100", "retrain_head")
+    said = correlations(table)
+    for predictor, rows in (("leep", FIVE), ("nce", FIVE), ("imagenet_top1", FIVE[:4])):
+        expected = stats.pearsonr(rows[predictor].astype(float), rows.test_accuracy)
+        assert said[predictor].startswith(f"{expected.statistic:+.3f} [")
+        assert said[predictor].endswith(f"p = {expected.pvalue:.3f}, {len(rows)} candidates")
+    assert said["h_score"] == "undefined: constant"
+
+
+def test_markdown_has_a_table_a_method_and_dashes_for_what_is_absent(tmp_path):
+    write_candidates(tmp_path)
+    text = to_markdown(tmp_path, write_candidates(tmp_path, FIVE[:2], method="fine_tune", stand_in=["sample"]))
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## fine_tune → cifar100",
+        "## retrain_head → cifar100",
+    ]
+    assert "| CIFAR10_E, CIFAR10 | 0.300 | -3.500 | -2.000 | 3.000 | — | paper |  |" in text
+    assert "| IMAGENET_A | 0.500 | -2.000 | -1.500 | 3.000 | 70.000 | paper | sample |" in text
+    assert "- ImageNet top-1: not computed over 2 candidates" in text
+
+
+def points(ax):
+    """What a panel shows: label, x, y of every marker."""
+    return [(line.get_label(), *line.get_xdata(), *line.get_ydata()) for line in ax.lines]
+
+
+def assert_panel_shows(ax, table, predictor):
+    found = pd.DataFrame(points(ax), columns=["title", predictor, "test_accuracy"])
+    pd.testing.assert_frame_equal(found, table[["title", predictor, "test_accuracy"]].dropna())
+
+
+def test_figure5_shows_what_the_csvs_hold(tmp_path):
+    runs = write_candidates(tmp_path)
+    table = candidates(tmp_path, runs, "cifar100", "retrain_head")
+    fig = draw("figure5", tmp_path, runs)
+    assert [ax.get_xlabel() for ax in fig.axes] == list(PREDICTORS.values())
+    for ax, predictor in zip(fig.axes, PREDICTORS, strict=True):
+        assert_panel_shows(ax, table, predictor)
+    assert [text.get_text() for text in fig.axes[-1].legend_.texts] == table.title.tolist()
+    assert len({(tuple(line.get_color()), line.get_marker()) for line in fig.axes[0].lines}) == 5
+    r = stats.pearsonr(FIVE.nce, FIVE.test_accuracy).statistic
+    assert fig.axes[1].get_title().startswith(f"r = {r:+.3f}") and fig.axes[2].get_title() == "undefined: constant"
+    assert "Re-train head → cifar100: 5 candidates, scale=paper" in fig.axes[0].get_title(loc="left")
+    plt.close("all")
+
+
+def test_figure9_has_a_row_a_method_and_says_what_to_run(tmp_path):
+    runs = write_candidates(tmp_path, method="fine_tune", better=0.1)
+    fig = draw("figure9", tmp_path, runs)
+    heads, networks = fig.axes[:4], fig.axes[4:]
+    said = heads[0].texts[0].get_text()
+    assert "python run.py\nexperiment=source_selection" in said and "'method=[retrain_head]'" in said
+    assert not any(ax.axison for ax in heads) and not any(ax.lines for ax in heads)
+    table = candidates(tmp_path, runs, "cifar100", "fine_tune")
+    assert table.test_accuracy.max() == pytest.approx(0.8)
+    for ax, predictor in zip(networks, PREDICTORS, strict=True):
+        assert_panel_shows(ax, table, predictor)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("figure5", 1), ("figure9", 2)])
+def test_figures_without_candidates_say_what_to_run(tmp_path, name, rows):
+    fig = draw(name, tmp_path, read_runs(tmp_path), seed=3)
+    said = [ax.texts[0].get_text() for ax in fig.axes if ax.texts]
+    assert len(said) == rows and all("experiment=source_selection" in t and "seed=3" in t for t in said)
+    one = draw(name, tmp_path, write_candidates(tmp_path, FIVE[:1]))
+    assert all("not computed" in ax.texts[0].get_text() for ax in one.axes[::4])
+    plt.close("all")
+
+
+def test_figures_of_another_target_stand_below(tmp_path):
+    write_candidates(tmp_path)
+    fig = draw("figure5", tmp_path, write_candidates(tmp_path, target="fashion_mnist", better=0.1))
+    assert len(fig.axes) == 8 and "→ fashion_mnist" in fig.axes[4].get_title(loc="left")
+    plt.close("all")
+
+
+@pytest.mark.parametrize("lacks", ["imagenet_top1", "nce"])
+def test_figures_and_table_stand_where_no_candidate_has_a_predictor(tmp_path, lacks):
+    """All candidates are trained on CIFAR10, or `measures=[leep,h_score]`."""
+    table = FIVE.assign(imagenet_top1=None) if lacks == "imagenet_top1" else FIVE.drop(columns=lacks)
+    runs = write_candidates(tmp_path, table)
+    assert f"- {PREDICTORS[lacks]}: not computed over 0 candidates" in to_markdown(tmp_path, runs)
+    fig = draw("figure5", tmp_path, runs)
+    assert len(points(fig.axes[0])) == 5
+    plt.close("all")
+
+
+def test_a_candidate_keeps_its_look_in_all_panels():
+    table = FIVE.rename(columns={"source": "title"})
+    axes = [plots.candidates(plt.figure().gca(), table, p, p) for p in ("leep", "imagenet_top1")]
+    looks = [[(line.get_label(), tuple(line.get_color()), line.get_marker()) for line in ax.lines] for ax in axes]
+    assert looks[0][:4] == looks[1] and len(set(looks[0])) == 5  # the last has no ImageNet accuracy
+    plt.close("all")
+
+
+# scale.max_examples
+
+
+def test_limit_takes_the_first_of_each_class():
+    task = Task(
+        classes=np.array([3, 8]),
+        train_rows=np.array([2, 4, 5, 7, 11, 12, 20]),
+        train_labels=np.array([1, 0, 0, 1, 0, 1, 1]),
+        test_rows=np.array([0, 1, 6, 9]),
+        test_labels=np.array([1, 1, 1, 0]),
+        smaller_class=0,
+        whole_classes=True,
+    )
+    for n in (3, 4):  # two a class: rounded up
+        small = limit(task, n)
+        assert (small.train_rows.tolist(), small.train_labels.tolist()) == ([2, 4, 5, 7], [1, 0, 0, 1])
+        assert (small.test_rows.tolist(), small.test_labels.tolist()) == ([0, 1, 9], [1, 1, 0])
+        assert small.smaller_class == 0 and not small.whole_classes and small.classes is task.classes
+    assert limit(task, 100).train_rows.tolist() == task.train_rows.tolist()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_only_networks_of_source_selection_see_fewer_examples(experiment, scale):
+    cfg = composed(f"experiment={experiment}", f"scale={scale}")
+    check_config(cfg)
+    caps = {"smoke": 100, "quick": 1000} if experiment == "source_selection" else {}
+    found = [max_examples(cfg, method) for method in ("retrain_head", "fine_tune", "from_scratch")]
+    assert found == [None, caps.get(scale), caps.get(scale)]
+
+
+def test_a_cap_on_examples_can_be_given_and_is_checked():
+    cfg = composed("experiment=small_balanced", "+scale.max_examples.fine_tune=7")
+    check_config(cfg)
+    assert max_examples(cfg, "fine_tune") == 7 and max_examples(cfg, "from_scratch") is None
+    with pytest.raises(UserError, match=r"scale.max_examples.fine_tune must be null or an integer ≥ 1, got 0"):
+        check_config(composed("experiment=small_balanced", "+scale.max_examples.fine_tune=0"))
