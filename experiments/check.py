@@ -138,6 +138,9 @@ def _check_target(key: str, target: DictConfig) -> None:
 
 def _check_method(cfg: DictConfig, name: str) -> None:
     key, method = f"method.{name}", cfg.method[name]
+    if name == "cnaps":
+        _require(isinstance(method.weights, str), f"{key}.weights must be bundled or a file, got {method.weights!r}")
+        return
     _integer(f"epochs.{name}", cfg.epochs.get(name), 1)
     _integer(f"{key}.batch_size", method.batch_size, 1)
     _number(f"{key}.learning_rate", method.learning_rate, "> 0", lambda v: v > 0)

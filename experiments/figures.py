@@ -1,4 +1,4 @@
-"""The paper's figures 1 and 4 to 9 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
+"""The paper's figures 1 and 3 to 9 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def _convergence(target: str, n_levels: int) -> Figure:
 
 FIGURES = {
     "figure1": Figure("large_balanced", plots.scatter, "Test accuracy"),
+    "figure3": Figure("meta_transfer", plots.level_bars, "Average test accuracy"),
     "figure4": _convergence("cifar100", 5),
     "figure6": Figure("small_balanced", plots.level_bars, "Average test accuracy"),
     "figure7": Figure("small_imbalanced", plots.level_bars, "Average test F1 score"),

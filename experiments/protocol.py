@@ -13,8 +13,10 @@ def n_tasks(cfg: DictConfig, method: str) -> int:
     return _capped(cfg, "max_tasks", method, cfg.n_tasks)
 
 
-def epochs(cfg: DictConfig, method: str, target: str) -> int:
-    """Epochs of a method on tasks of a target at the configured scale."""
+def epochs(cfg: DictConfig, method: str, target: str) -> int | None:
+    """Epochs of a method on tasks of a target at the configured scale; None for one that takes no steps."""
+    if method == "cnaps":
+        return None
     given = (cfg.epochs_of.get(target) or {}).get(method, cfg.epochs[method])
     return _capped(cfg, "max_epochs", method, given)
 
@@ -53,7 +55,7 @@ def scale_line(cfg: DictConfig, paper: DictConfig) -> str:
     for method in cfg.method:
         tasks, all_tasks = n_tasks(cfg, method), n_tasks(paper, method)
         parts = [f"{tasks} of {all_tasks} tasks"] if tasks < all_tasks else []
-        counts = {t: (epochs(cfg, method, t), epochs(paper, method, t)) for t in cfg.target}
+        counts = {t: (epochs(cfg, method, t) or 0, epochs(paper, method, t) or 0) for t in cfg.target}
         fewer = {t: f"{n} of {n_all}" for t, (n, n_all) in counts.items() if n < n_all}
         if len(set(fewer.values())) == 1 and len(fewer) == len(counts):
             parts.append(f"{next(iter(fewer.values()))} epochs")

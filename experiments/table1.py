@@ -13,7 +13,6 @@ from leep.files import write_atomically
 from leep.results import ResultsError, read_runs
 from leep.sources.weights import WeightsError, WeightsMissing, find_weights
 from leep.statistics import Correlation, metric_of, pearson
-from leep.transfer import METHODS
 
 MEASURES = {"leep": "LEEP", "nce": "NCE", "h_score": "H score"}
 COLUMNS = [
@@ -35,7 +34,6 @@ COLUMNS = [
 ]
 _ROOT = Path(__file__).resolve().parent.parent
 SCALES = ["paper", "quick", "smoke"]  # the first that is there is shown
-_NOT_BUILT = {"cnaps": "CNAPs, a part not built yet"}
 UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 
 
@@ -75,16 +73,19 @@ def rank(group: pd.DataFrame) -> tuple:
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
     """The run that stands for a row, of this seed.
 
-    Where there is none of the row's source model, one of another model trained on the same data stands in, and says so.
+    Where there is none of the row's source model, one of another model trained on the same data stands in, and says so;
+    for CNAPs, which are meta-trained besides, of any model.
     """
     if runs.empty:
         return runs
-    wanted = {k: row[k] for k in ("method", "target", "setting")} | {"trained_on": row["source_data"], "seed": seed}
+    wanted = {k: row[k] for k in ("method", "target", "setting")} | {"seed": seed}
+    if row["method"] != "cnaps":
+        wanted["trained_on"] = row["source_data"]
     match = runs[(runs[list(wanted)] == list(wanted.values())).all(axis=1)]
     if (match.source == row["source"]).any():
         match = match[match.source == row["source"]]
     else:
-        others = match.source + " for " + row["source_model"]
+        others = match.source + f" for {row['source_model']} of {row['source_data']}"
         match = match.assign(stand_in=others.str.cat(match.stand_in.where(match.stand_in != ""), sep="; ", na_rep=""))
         match = match.assign(stand_in=match.stand_in.str.removesuffix("; "))
     if match.empty:
@@ -93,9 +94,7 @@ def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
 
 
 def what_is_needed(row, seed: int = 0) -> str:
-    """What a row that is not computed needs: a part, data, weights, and the command."""
-    if row["method"] not in METHODS:
-        return _NOT_BUILT[row["method"]]
+    """What a row that is not computed needs: data, weights, and the command."""
     lacks = []
     source = OmegaConf.load(_ROOT / "conf" / "source" / f"{row['source']}.yaml")[row["source"]]
     try:
@@ -106,6 +105,8 @@ def what_is_needed(row, seed: int = 0) -> str:
         find_data(row["target"])
     except (DataMissing, DataError):
         lacks.append(f"{row['target_data']} (make data)")
+    if row["method"] == "cnaps":
+        lacks.append(f"CNAPs meta-trained for {row['source']} (scripts/train_cnaps.py)")
     command = (
         f"python run.py experiment={row['setting']} 'source=[{row['source']}]' 'target=[{row['target']}]' "
         f"'method=[{row['method']}]'" + (f" seed={seed}" if seed else "")

@@ -15,6 +15,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.check import UserError, check_config, check_keys
+from experiments.cnaps import adapt, find_cnaps
 from experiments.networks import train_networks
 from experiments.protocol import (
     epochs,
@@ -28,6 +29,7 @@ from experiments.protocol import (
 )
 from experiments.selection import SETTING, to_markdown
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
+from leep.data.dataset import only_test
 from leep.measures import score_class_tasks, score_task
 from leep.parallel import Failed, WorkerError, n_cores, run_in_order
 from leep.progress import progress
@@ -150,6 +152,8 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
             find_data(target.reader, cfg.data.root, target.path)
             if weights:
                 data[name] = load_data(target.reader, root=cfg.data.root, path=target.path, size=target.size)
+                if cfg.experiment == "meta_transfer":
+                    data[name] = only_test(data[name])
                 check_data(cfg.experiment, data[name].train_labels, **task_parameters(cfg, name))
         except (DataMissing, DataError) as error:
             lacks.append(str(error))
@@ -254,19 +258,29 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     cfg, count = work.cfg, n_tasks(work.cfg, method)
     n_epochs = epochs(cfg, method, work.target_name)
     setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
-    if method != "retrain_head":
+    adaptation = None
+    if method == "cnaps":
+        adaptation = find_cnaps(work)
+        setting = {"method": method, "scale": cfg.scale.name, "adaptation": adaptation.card}
+    elif method != "retrain_head":
         setting["eval_every"] = cfg.eval_every.get(method)
         if max_examples(cfg, method):
             setting["max_examples"] = max_examples(cfg, method)
         if (cfg.engine.threads or 1) > 1:
             setting["threads"] = cfg.engine.threads  # the order of sums, so the last digits
     inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
-    notes = {"stand_in": method_stand_ins(cfg, work.paper, method, work.target_name), "n_tasks": count}
+    stand_in = method_stand_ins(cfg, work.paper, method, work.target_name)
+    if adaptation:
+        stand_in.append(f"meta-trained on {adaptation.card['data']}, {adaptation.card['size']} pixels")
+    notes = {"stand_in": stand_in, "n_tasks": count}
     open_folder(inner, setting, notes, _provenance(cfg))
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
         missing = [i for i in range(count) if (str(i),) not in table.done]
         if method == "retrain_head":
             _retrain_heads(work, setting, missing, table)
+        elif adaptation:
+            for index, metrics in adapt(work, adaptation, missing):
+                table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
         else:
             _train_networks(work, setting, missing, table, inner, failed)
         done = sum((str(i),) in table.done for i in range(count))

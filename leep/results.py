@@ -188,7 +188,7 @@ def read_runs(root: Path) -> pd.DataFrame:
                 seed=outer["seed"],
                 engine=f"{outer['engine']['name']} {outer['engine']['precision']}",
                 scale=inner["scale"],
-                epochs=inner["epochs"],
+                epochs=inner.get("epochs"),
                 run=str(folder.relative_to(root)),
                 stand_in="; ".join(stand_in),
                 finished=done >= asked,

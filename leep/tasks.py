@@ -1,4 +1,4 @@
-"""Draws target tasks: classes and examples, from labels and a generator (Sections 5.1 to 5.3 and 5.7)."""
+"""Draws target tasks: classes and examples, from labels and a generator (Sections 5.1 to 5.4 and 5.7)."""
 
 from __future__ import annotations
 
@@ -118,6 +118,21 @@ def draw_source_selection(train_labels: np.ndarray, test_labels: np.ndarray, rng
     return _task(classes, [None] * len(classes), train_labels, test_labels, rng)
 
 
+def draw_meta_transfer(
+    train_labels: np.ndarray, test_labels: np.ndarray, rng: np.random.Generator, *, n_classes: int, per_class: int
+) -> Task:
+    """Section 5.4: `n_classes` random classes of one set of examples, `per_class` of each, and all others as test set.
+
+    Both labels are those of the same examples: the target's test set.
+    """
+    if not np.array_equal(train_labels, test_labels):
+        raise ValueError("train_labels and test_labels must be those of the same examples")
+    classes = np.sort(_draw_classes(train_labels, n_classes, rng))
+    task = _task(classes, [per_class] * n_classes, train_labels, test_labels, rng)
+    rest = ~np.isin(task.test_rows, task.train_rows)
+    return replace(task, test_rows=task.test_rows[rest], test_labels=task.test_labels[rest])
+
+
 def check_data(setting: str, train_labels: np.ndarray, **parameters) -> None:
     """Raise `ValueError` if the data set has too few classes, or examples in a class, for some task of the setting."""
     counts = np.bincount(train_labels)
@@ -127,6 +142,7 @@ def check_data(setting: str, train_labels: np.ndarray, **parameters) -> None:
         "small_balanced": lambda n_classes, per_class: (n_classes, per_class),
         "small_imbalanced": lambda min_smaller, max_smaller, ratio: (2, max(ratio, 1) * max_smaller),
         "source_selection": lambda: (2, 1),
+        "meta_transfer": lambda n_classes, per_class: (n_classes, per_class + 1),
     }[setting](**parameters)
     if len(counts) < n_classes:
         raise ValueError(f"its tasks have up to {n_classes} classes, the data set has {len(counts)}")
@@ -139,6 +155,7 @@ DRAW = {
     "small_balanced": draw_small_balanced,
     "small_imbalanced": draw_small_imbalanced,
     "source_selection": draw_source_selection,
+    "meta_transfer": draw_meta_transfer,
 }
 
 
@@ -157,7 +174,7 @@ def draw_task(
 
     Parameters
     ----------
-    setting : {"large_balanced", "small_balanced", "small_imbalanced", "source_selection"}
+    setting : {"large_balanced", "small_balanced", "small_imbalanced", "source_selection", "meta_transfer"}
     index, seed : int
     train_labels, test_labels : int arrays
         Labels of the whole data set.

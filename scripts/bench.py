@@ -197,7 +197,7 @@ def plain_torch(net, images: np.ndarray, labels: np.ndarray) -> Callable[[], Non
         for begin in range(0, len(labels), BATCH):
             x, y = torch.from_numpy(images[begin : begin + BATCH]), torch.from_numpy(labels[begin : begin + BATCH])
             optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(module(x, tensors, True)[1], y).backward()
+            torch.nn.functional.cross_entropy(module({"data": x}, tensors, True)[1], y).backward()
             optimiser.step()
 
     return epoch

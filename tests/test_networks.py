@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def start(arguments):
     def start(experiment, *extra, results):
         command = [sys.executable, "run.py", *arguments(experiment, *extra, results=results)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes))
+        restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's `&` has it ignored
+        started.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=restore, **pipes))
         return started[-1]
 
     yield start

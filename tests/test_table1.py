@@ -73,7 +73,7 @@ def test_all_21_rows_stand_from_the_first_day(tmp_path):
     assert table.n_tasks.isna().all()
     assert line(table, 21, "nce").paper_r == 0.310 and line(table, 4, "h_score").paper_r == 0.026
     assert "python run.py experiment=small_balanced" in line(table, 5, "leep").needs
-    assert "'method=[fine_tune]'" in line(table, 11, "leep").needs and "not built yet" in line(table, 21, "leep").needs
+    assert "'method=[fine_tune]'" in line(table, 11, "leep").needs and "train_cnaps.py" in line(table, 21, "leep").needs
 
 
 def test_papers_values_are_those_of_the_paper():
@@ -315,12 +315,12 @@ def test_another_model_trained_on_the_same_data_stands_in_and_says_so(tmp_path, 
     leep, accuracy = write_run(tmp_path, "small_balanced", n=25, **lite)
     found = line(build_table(read_runs(tmp_path)), 6, "leep")
     assert found.r == pytest.approx(stats.pearsonr(leep, accuracy).statistic, abs=1e-12) and found.n_tasks == 25
-    assert found.stand_in == "imagenet_efficientnet_lite0 for ResNet18" and found.needs == ""
+    assert found.stand_in == "imagenet_efficientnet_lite0 for ResNet18 of ImageNet" and found.needs == ""
     assert found.source == "imagenet_resnet18" and found.paper_r == imagenet_row.leep
-    assert "imagenet_efficientnet_lite0 for ResNet18" in to_markdown(build_table(read_runs(tmp_path)))
+    assert "imagenet_efficientnet_lite0 for ResNet18 of ImageNet" in to_markdown(build_table(read_runs(tmp_path)))
     write_run(tmp_path, "small_balanced", n=20, seed=1, stand_in=["sample"], **lite)
     run = select_run(read_runs(tmp_path), imagenet_row, seed=1)
-    assert set(run.stand_in) == {"imagenet_efficientnet_lite0 for ResNet18; sample"}
+    assert set(run.stand_in) == {"imagenet_efficientnet_lite0 for ResNet18 of ImageNet; sample"}
 
 
 def test_the_papers_model_is_preferred_to_one_that_stands_in(tmp_path, imagenet_row):

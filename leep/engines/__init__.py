@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Predictor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 ENGINES = ("gluon", "torch")
+META_INPUTS = ("context", "classes", "query")  # of a network that adapts to a task
+ADAM = (0.9, 0.999, 1e-8)  # β1, β2, ε of meta-training
 PRECISIONS = ("float32", "bfloat16")
 
 

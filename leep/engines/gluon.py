@@ -7,8 +7,8 @@ import json
 import mxnet as mx
 import numpy as np
 
-from leep.engines import Predictor
-from leep.engines.graph import get_weights, set_weights, trace
+from leep.engines import ADAM, Predictor
+from leep.engines.graph import get_weights, set_weights, trace, update_weights
 from leep.sources.zoo import seed_mxnet
 
 STEPS_AHEAD = 20  # steps that may wait in MXNet's queue, each with its batch of images
@@ -50,6 +50,10 @@ class GluonEngine:
             return features.asnumpy(), logits.asnumpy()
 
         return predict
+
+    def meta_learner(self, net: mx.gluon.HybridBlock) -> GluonMetaLearner:
+        """Adam on the learned weights of a network of context, classes and query (`leep.transfer.cnaps`)."""
+        return GluonMetaLearner(net)
 
     def trainer(
         self,
@@ -132,3 +136,65 @@ class GluonTrainer:
                 index = self._trainer._param2idx[p.name]
                 updater.states[index] = mx.nd.array(state[f"momentum:{name}"])
                 updater.states_synced[index] = True
+
+
+class GluonMetaLearner:
+    """Meta-trains `net` in place, with Adam (Kingma and Ba, 2015) in MXNet's form; frozen weights stay as they are."""
+
+    def __init__(self, net: mx.gluon.HybridBlock):
+        self.net = net
+        net.hybridize()
+        self._learned = {n: p for n, p in net._collect_params_with_prefix().items() if p.grad_req != "null"}
+        for parameter in self._learned.values():
+            parameter.grad_req = "add"
+            parameter.zero_grad()
+        options = dict(zip(("beta1", "beta2", "epsilon"), ADAM))
+        self._trainer = mx.gluon.Trainer(list(self._learned.values()), "adam", options, kvstore=None)
+        self._loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
+
+    def _inputs(self, *arrays: np.ndarray) -> list[mx.nd.NDArray]:
+        return [mx.nd.array(a) for a in arrays]
+
+    def predict(self, context: np.ndarray, classes: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Logits `(m, ways)` of the query images."""
+        with mx.autograd.train_mode():
+            return self.net(*self._inputs(context, classes, query))[0].asnumpy()
+
+    def learn(self, tasks: list[tuple[np.ndarray, ...]], weight: float) -> list[tuple[float, float]]:
+        """Add the gradients of tasks `(context, classes, query, labels)`; the mean loss and the accuracy of each."""
+        results = []
+        for *inputs, labels in tasks:
+            with mx.autograd.record():
+                logits, penalty = self.net(*self._inputs(*inputs))
+                losses = self._loss(logits, mx.nd.array(labels))
+                total = losses.sum() * weight + penalty
+            total.backward()
+            results.append((float(losses.mean().asscalar()), float((logits.asnumpy().argmax(1) == labels).mean())))
+        return results
+
+    def step(self, learning_rate: float) -> None:
+        """One step of Adam on the gradients since the last."""
+        self._trainer.set_learning_rate(learning_rate)
+        self._trainer.step(1)
+        for parameter in self._learned.values():
+            parameter.zero_grad()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Learned weights, moments and steps."""
+        state, updater = {n: p.data().asnumpy() for n, p in self._learned.items()}, self._trainer._updaters[0].states
+        for name, parameter in self._learned.items():
+            moments = updater.get(self._trainer._param2idx[parameter.name])
+            for prefix, moment in zip(("mean:", "square:"), moments or (parameter.data() * 0,) * 2):
+                state[prefix + name] = moment.asnumpy()
+        return {**state, "steps": np.array(self._trainer.optimizer.num_update)}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a state saved by either engine."""
+        update_weights(self.net, {n: state[n] for n in self._learned})
+        updater, optimizer, steps = self._trainer._updaters[0], self._trainer.optimizer, int(state["steps"])
+        optimizer.num_update = optimizer.begin_num_update = steps
+        for name, parameter in self._learned.items():
+            index = self._trainer._param2idx[parameter.name]
+            optimizer._index_update_count[index] = steps
+            updater.states[index] = tuple(mx.nd.array(state[prefix + name]) for prefix in ("mean:", "square:"))
+            updater.states_synced[index] = True

@@ -17,7 +17,7 @@ class Graph:
     Attributes
     ----------
     symbol : mxnet.symbol.Symbol
-        Two outputs: features `(n, n_features)`, the input of the last fully connected layer, and
+        Of a classifier two outputs: features `(n, n_features)`, the input of the last fully connected layer, and
         logits `(n, n_classes)`, its output. The paper's split into extractor and head (Section 5.1).
     parameters : dict of str to mxnet.gluon.Parameter
         By structural name (`features.0.weight`), the same in every process and in `.params` files.
@@ -31,6 +31,10 @@ class Graph:
         structural = {p.name: name for name, p in self.parameters.items()}
         nodes = json.loads(self.symbol.tojson())["nodes"]
         return [dict(node, name=structural.get(node["name"], node["name"])) for node in nodes]
+
+    def outputs(self) -> list[int]:
+        """Positions of the outputs among the nodes."""
+        return [head[0] for head in json.loads(self.symbol.tojson())["heads"]]
 
     @property
     def n_classes(self) -> int:
@@ -66,6 +70,12 @@ def trace(net: mx.gluon.HybridBlock) -> Graph:
     return Graph(mx.sym.Group([features, logits]), net._collect_params_with_prefix())
 
 
+def trace_all(net: mx.gluon.HybridBlock, *inputs: str) -> Graph:
+    """Trace an initialised network of several named inputs and outputs."""
+    outputs = net(*(mx.sym.var(name, dtype="float32") for name in inputs))
+    return Graph(mx.sym.Group(list(outputs)), net._collect_params_with_prefix())
+
+
 def get_weights(net: mx.gluon.HybridBlock) -> dict[str, np.ndarray]:
     """All parameters and running statistics, float32, by structural name."""
     return {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()}
@@ -85,3 +95,10 @@ def set_weights(net: mx.gluon.HybridBlock, weights: dict[str, np.ndarray]) -> No
         raise ValueError(f"weights do not fit the network: missing {missing}, left over {left_over}")
     for name, parameter in parameters.items():
         parameter.set_data(mx.nd.array(weights[name]))
+
+
+def update_weights(net: mx.gluon.HybridBlock, weights: dict[str, np.ndarray]) -> None:
+    """Write some of a network's weights, by structural name."""
+    parameters = net._collect_params_with_prefix()
+    for name, values in weights.items():
+        parameters[name].set_data(mx.nd.array(values))

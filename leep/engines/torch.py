@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import ast
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from leep.engines import Predictor
+from leep.engines import ADAM, META_INPUTS, Predictor
 from leep.engines.depthwise import DepthwiseConvolution
-from leep.engines.graph import Graph, get_weights, set_weights, trace
+from leep.engines.graph import Graph, get_weights, set_weights, trace, trace_all, update_weights
 
 
 def _get(node: dict, name: str, default: str) -> object:
-    value = node.get("attrs", {}).get(name, default)
+    return _parse(node.get("attrs", {}).get(name, default))
+
+
+@lru_cache(None)
+def _parse(text: str) -> object:
     try:
-        return ast.literal_eval(value)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return value
+        return text
 
 
 def _known(node: dict, name: str, default: str, known: tuple):
@@ -62,8 +68,8 @@ def _activation(node, training, x):
 
 
 def _leaky_relu(node, training, x):
-    _known(node, "act_type", "leaky", ("leaky",))
-    return F.leaky_relu(x, _get(node, "slope", "0.25"))
+    kind = _known(node, "act_type", "leaky", ("leaky", "elu"))
+    return (F.elu if kind == "elu" else F.leaky_relu)(x, _get(node, "slope", "0.25"))
 
 
 def _pooling(node, training, x):
@@ -87,6 +93,22 @@ def _pad(node, training, x):
     return F.pad(x, (left, right, top, bottom), value=_get(node, "constant_value", "0"))
 
 
+def _reduce(node, x, function):
+    """`mean` or `sum` over the axes that the node names, all if none."""
+    axis = _get(node, "axis", "()")
+    axis = tuple(range(x.ndim)) if axis == () else axis
+    return function(x, axis, keepdim=bool(_get(node, "keepdims", "False")))
+
+
+def _dot(node, training, x, y):
+    return (x.T if _get(node, "transpose_a", "False") else x) @ (y.T if _get(node, "transpose_b", "False") else y)
+
+
+def _slice_axis(node, training, x):
+    begin, end = _get(node, "begin", "0"), _get(node, "end", "None")
+    return x.narrow(_get(node, "axis", "0"), begin, end - begin)
+
+
 OPERATORS = {
     "Convolution": _convolution,
     "BatchNorm": _batch_norm,
@@ -98,6 +120,21 @@ OPERATORS = {
     "elemwise_add": lambda node, training, x, y: x + y,
     "broadcast_add": lambda node, training, x, y: x + y,
     "broadcast_mul": lambda node, training, x, y: x * y,
+    "broadcast_div": lambda node, training, x, y: x / y,
+    "elemwise_mul": lambda node, training, x, y: x * y,
+    "_plus_scalar": lambda node, training, x: x + _get(node, "scalar", "0"),
+    "_mul_scalar": lambda node, training, x: x * _get(node, "scalar", "1"),
+    "square": lambda node, training, x: x * x,
+    "relu": lambda node, training, x: F.relu(x),
+    "mean": lambda node, training, x: _reduce(node, x, torch.mean),
+    "sum": lambda node, training, x: _reduce(node, x, torch.sum),
+    "dot": _dot,
+    "batch_dot": lambda node, training, x, y: x @ y,
+    "Concat": lambda node, training, *xs: torch.cat(xs, _get(node, "dim", "1")),
+    "Reshape": lambda node, training, x: x.reshape(_get(node, "shape", "()")),
+    "expand_dims": lambda node, training, x: x.unsqueeze(_get(node, "axis", "0")),
+    "repeat": lambda node, training, x: x.repeat_interleave(_get(node, "repeats", "1"), _get(node, "axis", "0")),
+    "slice_axis": _slice_axis,
     "Pad": _pad,
     "clip": lambda node, training, x: F.hardtanh(x, _get(node, "a_min", "0"), _get(node, "a_max", "0")),
     "Dropout": lambda node, training, x: F.dropout(x, _get(node, "p", "0.5"), training),
@@ -106,7 +143,7 @@ OPERATORS = {
 
 
 class GraphModule:
-    """A Gluon graph as a function of images and of a dictionary of tensors."""
+    """A Gluon graph as a function of its inputs by name and of a dictionary of weights."""
 
     def __init__(self, graph: Graph):
         nodes = graph.nodes()
@@ -116,18 +153,22 @@ class GraphModule:
                 f"the torch engine does not know the operators {unknown}; it knows {sorted(OPERATORS)}: use gluon"
             )
         index = {name: i for i, name in enumerate(n["name"] for n in nodes)}
-        self._input = index["data"]
-        self._parameters = {name: index[name] for name in graph.parameters}
+        self._parameters = {name: index[name] for name in graph.parameters if name in index}
+        self._inputs = {n["name"]: i for i, n in enumerate(nodes) if n["op"] == "null"}
+        self._inputs = {name: i for name, i in self._inputs.items() if name not in self._parameters}
         self._steps = [
             (i, OPERATORS[n["op"]], n, [a[0] for a in n["inputs"]]) for i, n in enumerate(nodes) if n["op"] != "null"
         ]
-        self._outputs = index["features"], len(nodes) - 1
+        self._outputs = graph.outputs()
         self._size = len(nodes)
 
-    def __call__(self, images, tensors: dict[str, torch.Tensor], training: bool = False):
-        """Features and logits; in training mode running statistics in `tensors` are updated in place."""
+    def __call__(
+        self, inputs: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], training: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """The graph's outputs; in training mode running statistics in `tensors` are updated in place."""
         values: list = [None] * self._size
-        values[self._input] = images
+        for name, i in self._inputs.items():
+            values[i] = inputs[name]
         for name, i in self._parameters.items():
             values[i] = tensors[name]
         for i, operator, node, inputs in self._steps:
@@ -168,10 +209,14 @@ class TorchEngine:
 
         def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             with torch.inference_mode(), self.autocast():
-                features, logits = module(self.images(images), tensors)
+                features, logits = module({"data": self.images(images)}, tensors)
             return features.float().cpu().numpy(), logits.float().cpu().numpy()
 
         return predict
+
+    def meta_learner(self, net) -> TorchMetaLearner:
+        """Adam on the learned weights of a network of context, classes and query (`leep.transfer.cnaps`)."""
+        return TorchMetaLearner(self, net)
 
     def trainer(
         self, net, momentum: float = 0.0, weight_decay: float = 0.0, freeze_extractor: bool = False
@@ -203,7 +248,7 @@ class TorchTrainer:
     def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         """One SGD step on a batch."""
         with self._engine.autocast():
-            logits = self._module(self._engine.images(images), self._tensors, self._train_mode)[1]
+            logits = self._module({"data": self._engine.images(images)}, self._tensors, self._train_mode)[1]
         target = torch.from_numpy(np.asarray(labels, np.int64)).to(self._engine.device)
         loss = F.cross_entropy(logits.float(), target)
         gradients = list(torch.autograd.grad(loss, self._weights))
@@ -223,7 +268,7 @@ class TorchTrainer:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits `(n, c)` in inference mode."""
         with torch.no_grad(), self._engine.autocast():
-            return self._module(self._engine.images(images), self._tensors)[1].float().cpu().numpy()
+            return self._module({"data": self._engine.images(images)}, self._tensors)[1].float().cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights and momenta: what `load_state` needs to go on exactly. Also writes the weights into `net`."""
@@ -241,3 +286,77 @@ class TorchTrainer:
             for name, momentum in zip(self._trained, self._momenta):
                 saved = state.get(f"momentum:{name}")
                 momentum.zero_() if saved is None else momentum.copy_(torch.from_numpy(saved))
+
+
+class TorchMetaLearner:
+    """The same rule as `GluonMetaLearner`, so that either engine goes on from the other's state."""
+
+    def __init__(self, engine: TorchEngine, net):
+        self.net, self._engine = net, engine
+        graph = trace_all(net, *META_INPUTS)
+        self._module, self._tensors = GraphModule(graph), engine.tensors(net)
+        self._learned = [n for n, p in graph.parameters.items() if p.grad_req != "null"]
+        self._weights = [self._tensors[n].requires_grad_() for n in self._learned]
+        self._gradients, self._means, self._squares = ([torch.zeros_like(w) for w in self._weights] for _ in range(3))
+        self._steps = 0
+        self._threads = ThreadPoolExecutor(torch.get_num_threads())
+        torch.set_num_threads(1)
+
+    def _logits(self, context, classes, query) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = {"context": self._engine.images(context), "query": self._engine.images(query)}
+        inputs["classes"] = torch.from_numpy(classes).to(self._engine.device)
+        with self._engine.autocast():
+            logits, penalty = self._module(inputs, self._tensors, training=True)
+        return logits.float(), penalty.float().sum()
+
+    def predict(self, context: np.ndarray, classes: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Logits `(m, ways)` of the query images."""
+        with torch.no_grad():
+            return self._logits(context, classes, query)[0].cpu().numpy()
+
+    def learn(self, tasks: list[tuple[np.ndarray, ...]], weight: float) -> list[tuple[float, float]]:
+        """Add the gradients of tasks `(context, classes, query, labels)`; the mean loss and the accuracy of each.
+
+        The tasks run beside one another, a thread each: one has too little to do for two. The sum is in their order.
+        """
+        results = []
+        for loss, accuracy, gradients in self._threads.map(partial(self._gradient, weight), tasks):
+            torch._foreach_add_(self._gradients, gradients)
+            results.append((loss, accuracy))
+        return results
+
+    def _gradient(self, weight: float, task: tuple[np.ndarray, ...]) -> tuple[float, float, list[torch.Tensor]]:
+        *inputs, labels = task
+        logits, penalty = self._logits(*inputs)
+        target = torch.from_numpy(np.asarray(labels, np.int64)).to(self._engine.device)
+        loss = F.cross_entropy(logits, target, reduction="sum")
+        gradients = torch.autograd.grad(loss * weight + penalty, self._weights)
+        return loss.item() / len(labels), float((logits.argmax(1) == target).float().mean()), gradients
+
+    def step(self, learning_rate: float) -> None:
+        """One step of Adam on the gradients since the last."""
+        self._steps += 1
+        rate = learning_rate * np.sqrt(1 - ADAM[1] ** self._steps) / (1 - ADAM[0] ** self._steps)
+        with torch.no_grad():
+            torch._foreach_lerp_(self._means, self._gradients, 1 - ADAM[0])
+            torch._foreach_mul_(self._squares, ADAM[1])
+            torch._foreach_addcmul_(self._squares, self._gradients, self._gradients, 1 - ADAM[1])
+            roots = torch._foreach_add(torch._foreach_sqrt(self._squares), ADAM[2])
+            torch._foreach_addcdiv_(self._weights, self._means, roots, -rate)
+            torch._foreach_zero_(self._gradients)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Learned weights, moments and steps. Also writes the weights into `net`."""
+        state = {n: w.detach().cpu().numpy().copy() for n, w in zip(self._learned, self._weights)}
+        update_weights(self.net, state)
+        for prefix, moments in (("mean:", self._means), ("square:", self._squares)):
+            state.update({prefix + n: m.cpu().numpy().copy() for n, m in zip(self._learned, moments)})
+        return {**state, "steps": np.array(self._steps)}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a state saved by either engine."""
+        self._steps = int(state["steps"])
+        with torch.no_grad():
+            for prefix, tensors in (("", self._weights), ("mean:", self._means), ("square:", self._squares)):
+                for name, tensor in zip(self._learned, tensors):
+                    tensor.copy_(torch.from_numpy(state[prefix + name]))

@@ -68,7 +68,7 @@ class EfficientNetLite(nn.HybridBlock):
             self.features.add(nn.GlobalAvgPool2D(), nn.Flatten())
             self.output = nn.Dense(classes, in_units=HEAD)
 
-    def hybrid_forward(self, F, x):  # noqa: ANN201  MXNet's arrays or symbols
+    def hybrid_forward(self, F, x):
         return self.output(self.features(x))
 
 
@@ -86,7 +86,7 @@ class MBConv(nn.HybridBlock):
             size = _add_convolution(self.body, size, inner, inner, kernel, stride, groups=inner)
             _add_convolution(self.body, size, inner, width, 1, activation=False)
 
-    def hybrid_forward(self, F, x):  # noqa: ANN201  MXNet's arrays or symbols
+    def hybrid_forward(self, F, x):
         return self.body(x) + x if self._skips else self.body(x)
 
 

@@ -38,6 +38,13 @@ def seed_mxnet(seed: np.random.SeedSequence) -> None:
     np.random.seed(second)  # noqa: NPY002  MXNet's initialisers draw from it
 
 
+def initialize(parameters: list[mx.gluon.Parameter], seed: np.random.SeedSequence) -> None:
+    """Draw parameters, each by its own initialiser, or Xavier's."""
+    seed_mxnet(seed)
+    for parameter in parameters:
+        parameter.initialize(parameter.init or mx.init.Xavier())
+
+
 def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None) -> mx.gluon.HybridBlock:
     """A network of GluonCV's zoo or an EfficientNet-Lite; with `seed` its weights are drawn (Xavier).
 

@@ -1,0 +1,89 @@
+"""Meta-train CNAPs for a source model; resumable, the same from any validation on.
+
+python scripts/train_cnaps.py engine=torch engine.precision=bfloat16
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pandas as pd
+
+from leep.data import DataError, DataMissing, load_data
+from leep.engines import create_engine
+from leep.progress import progress
+from leep.sources.preprocess import Preprocessing
+from leep.sources.weights import WeightsError, WeightsMissing, find_weights
+from leep.transfer.cnaps.adaptation import build_cnaps, save_adaptation
+from leep.transfer.cnaps.meta_training import Pool, meta_train, validate
+
+
+def load_pool(conf, root, size: int) -> tuple[Pool, Pool, list[str]]:
+    """The classes of meta-training, those of validation, and the names of all."""
+    path = conf.get("path")
+    data = load_data(conf.reader, root=root, path=path, size=size if path else None)
+    images, labels = getattr(data, f"{conf.split}_images"), getattr(data, f"{conf.split}_labels")
+    name = f"{data.name} ({conf.split}{', ' + data.variant if data.variant != 'full' else ''})"
+    held_out = np.isin(labels, list(conf.held_out))
+    pools = [Pool(name, images[rows], _count_up(labels[rows]), conf.turned) for rows in (~held_out, held_out)]
+    return *pools, list(data.class_names)
+
+
+def _count_up(labels: np.ndarray) -> np.ndarray:
+    """Labels 0, 1, 2 … in place of those that occur."""
+    return np.unique(labels, return_inverse=True)[1]
+
+
+@hydra.main(config_path="../conf", config_name="train_cnaps", version_base="1.3")
+def main(cfg) -> None:
+    """Meta-train, log every validation, and write `adaptation.npz` of the best one at the end."""
+    if len(cfg.source) != 1:
+        sys.exit(f"train_cnaps: source must name one source model, got {', '.join(cfg.source)}")
+    ((name, source),) = cfg.source.items()
+    try:
+        weights = find_weights(name, source.model, source.weights)
+        loaded = [load_pool(pool, cfg.data.root, cfg.size) for pool in cfg.pools]
+    except (WeightsMissing, WeightsError, DataMissing, DataError) as error:
+        sys.exit(f"train_cnaps: {error}")
+    pools, held_out, classes = ([*parts] for parts in zip(*loaded))
+    prepare = Preprocessing(cfg.size, (0.5,) * 3, (0.5,) * 3)
+    engine, seed = create_engine(**cfg.engine), np.random.SeedSequence(cfg.seed, spawn_key=(0,))
+    net = build_cnaps(source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant, seed)
+    learner = engine.meta_learner(net)
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    names = ("steps", "tasks_per_step", "learning_rate", "max_support", "validate_every", "validation_tasks")
+    options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
+    start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, cfg.max_support))
+    print(f"before: accuracy on held-out classes {start:.4f}", flush=True)
+    with progress(total=cfg.steps, desc="meta-training", unit=" steps", smoothing=0) as bar:
+
+        def report(row: dict) -> None:
+            bar.update(row["step"] - bar.n)
+            if "validation_accuracy" in row:
+                bar.write("step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}, held-out {validation_accuracy:.4f}"
+                          .format(**row))  # fmt: skip
+
+        state, log = meta_train(learner, pools, held_out, checkpoint=out / "checkpoint.npz", report=report, **options)
+    pd.DataFrame(log).astype({"step": int}).to_csv(out / "log.csv", index=False)
+    arrays = {k: v for k, v in state.items() if not k.startswith(("mean:", "square:")) and k != "steps"}
+    card = {
+        "variant": cfg.variant,
+        "source": name,
+        "source_sha256": weights.sha256,
+        "size": cfg.size,
+        "data": " and ".join(pool.name for pool in pools),
+        "classes": sorted({c for of_pool in classes for c in of_pool}),
+        "seed": cfg.seed,
+        "engine": f"{cfg.engine.name} {cfg.engine.precision}",
+        **{k: cfg[k] for k in names},
+    }
+    save_adaptation(out / "adaptation.npz", arrays, card)
+    print(f"{out / 'adaptation.npz'}: best held-out accuracy {max(row['validation_accuracy'] for row in log):.4f}")
+
+
+if __name__ == "__main__":
+    main()
