@@ -12,7 +12,7 @@ from leep.data import READERS
 from leep.engines import ENGINES, PRECISIONS, check_engine
 from leep.measures import MEASURES
 from leep.tasks import DRAW
-from leep.transfer import METHODS
+from leep.transfer import METHODS, UNTRAINED
 from leep.transfer.retrain_head import IMPLEMENTATIONS
 
 _NETWORKS = ("fine_tune", "from_scratch")  # methods that train one, image by image
@@ -140,6 +140,7 @@ def _check_method(cfg: DictConfig, name: str) -> None:
     key, method = f"method.{name}", cfg.method[name]
     if name == "cnaps":
         _require(isinstance(method.weights, str), f"{key}.weights must be bundled or a file, got {method.weights!r}")
+    if name in UNTRAINED:
         return
     _integer(f"epochs.{name}", cfg.epochs.get(name), 1)
     _integer(f"{key}.batch_size", method.batch_size, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
+from leep.transfer import UNTRAINED
+
 NOT_PROTOCOL = ("weights", "implementation")  # how, not what: named elsewhere in the results
 
 
@@ -15,7 +17,7 @@ def n_tasks(cfg: DictConfig, method: str) -> int:
 
 def epochs(cfg: DictConfig, method: str, target: str) -> int | None:
     """Epochs of a method on tasks of a target at the configured scale; None for one that takes no steps."""
-    if method == "cnaps":
+    if method in UNTRAINED:
         return None
     given = (cfg.epochs_of.get(target) or {}).get(method, cfg.epochs[method])
     return _capped(cfg, "max_epochs", method, given)

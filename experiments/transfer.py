@@ -262,7 +262,7 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     if method == "cnaps":
         adaptation = find_cnaps(work)
         setting = {"method": method, "scale": cfg.scale.name, "adaptation": adaptation.card}
-    elif method != "retrain_head":
+    elif method in ("fine_tune", "from_scratch"):
         setting["eval_every"] = cfg.eval_every.get(method)
         if max_examples(cfg, method):
             setting["max_examples"] = max_examples(cfg, method)
@@ -276,8 +276,8 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     open_folder(inner, setting, notes, _provenance(cfg))
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
         missing = [i for i in range(count) if (str(i),) not in table.done]
-        if method == "retrain_head":
-            _retrain_heads(work, setting, missing, table)
+        if method in ("retrain_head", "nearest_mean"):
+            _classify_features(work, setting, missing, table)
         elif adaptation:
             for index, metrics in adapt(work, adaptation, missing):
                 table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
@@ -289,32 +289,37 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
         _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
 
 
-def _retrain_heads(work: Work, setting: dict, missing: list[int], table: Table) -> None:
+def _classify_features(work: Work, setting: dict, missing: list[int], table: Table) -> None:
+    """Methods that keep the extractor: they read the one pass."""
     if not missing:
         return
     work.passed  # noqa: B018  made once, before the workers start
-    workers = work.cfg.executor.workers if setting["implementation"] == "compiled" else 1
-    results = run_in_order(partial(_retrain_head, work, setting), missing, workers)
-    for row in progress(results, total=len(missing), desc="  retrain_head", unit=" tasks"):
+    workers = 1 if setting.get("implementation") == "gluon" else work.cfg.executor.workers
+    results = run_in_order(partial(_classify, work, setting), missing, workers)
+    for row in progress(results, total=len(missing), desc=f"  {setting['method']}", unit=" tasks"):
         table.append(row)
 
 
-def _retrain_head(work: Work, setting: dict, index: int) -> dict:
+def _classify(work: Work, setting: dict, index: int) -> dict:
     """One row of `transfers.csv`."""
     from leep.transfer.metrics import evaluate
+    from leep.transfer.nearest_mean import predict_nearest_mean
     from leep.transfer.retrain_head import train_head
 
     task, passed = work.task(index), work.passed
-    rng = task_rng(work.cfg.seed, index, TRAINING)
-    features = passed.train_features[task.train_rows]
-    options = {k: v for k, v in setting.items() if k not in ("method", "scale")}
-    try:
-        head = train_head(features, task.train_labels, len(task.classes), rng, **options)
-    except FloatingPointError as error:
-        raise UserError(f"task {index} of {work.cfg.experiment}: {error}") from error
-    predicted = head.predict(passed.test_features[task.test_rows])
+    features, test_features = passed.train_features[task.train_rows], passed.test_features[task.test_rows]
+    examples = features, task.train_labels, len(task.classes)
+    if setting["method"] == "nearest_mean":
+        predicted = predict_nearest_mean(*examples, test_features)
+    else:
+        options = {k: v for k, v in setting.items() if k not in ("method", "scale")}
+        try:
+            head = train_head(*examples, task_rng(work.cfg.seed, index, TRAINING), **options)
+        except FloatingPointError as error:
+            raise UserError(f"task {index} of {work.cfg.experiment}: {error}") from error
+        predicted = head.predict(test_features)
     metrics = evaluate(predicted, task.test_labels, len(task.classes), task.smaller_class)
-    return _row(index, task, method="retrain_head", test_f1=None) | metrics
+    return _row(index, task, method=setting["method"], test_f1=None) | metrics
 
 
 def _train_networks(

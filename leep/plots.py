@@ -13,6 +13,7 @@ METHOD_STYLE = {  # colours of Okabe and Ito (2008), told apart by marker and ha
     "retrain_head": {"label": "Re-train head", "color": "#0072B2", "marker": "o", "hatch": ""},
     "fine_tune": {"label": "Fine-tune", "color": "#D55E00", "marker": "^", "hatch": "//"},
     "from_scratch": {"label": "From scratch", "color": "#999999", "marker": "v", "hatch": "xx"},
+    "nearest_mean": {"label": "Nearest mean", "color": "#E69F00", "marker": "D", "hatch": "\\\\"},
     "cnaps": {"label": "CNAPs", "color": "#009E73", "marker": "s", "hatch": ".."},
 }
 
