@@ -189,7 +189,8 @@ def plain_torch(net, images: np.ndarray, labels: np.ndarray) -> Callable[[], Non
     from leep.engines.torch import GraphModule
 
     graph = trace(net)
-    module, tensors = GraphModule(graph), {k: torch.from_numpy(v.copy()) for k, v in get_weights(net).items()}
+    tensors = {k: torch.from_numpy(v.copy()) for k, v in get_weights(net).items()}
+    module = GraphModule(graph.nodes(), graph.outputs(), tensors)
     weights = [tensors[k].requires_grad_() for k, p in graph.parameters.items() if p.grad_req != "null"]
     optimiser = torch.optim.SGD(weights, 0.01, foreach=False)
 

@@ -26,7 +26,7 @@ from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 
 VERSION = 2  # of the pass: raise it when what it computes changes
-BATCH_PIXELS = 2**19  # of a batch on the CPU, 10 images of 224 pixels: larger ones leave the processor's cache
+BATCH_PIXELS = 2**18  # of a batch on the CPU, 5 images of 224 pixels: larger ones leave the processor's cache
 BLOCK_PIXELS = 2**22  # of a block of images, which is kept when the pass is interrupted
 _LOG = "done.txt"  # a line a block that stands
 _ARRAYS = ("train_features", "train_probs", "test_features", "test_probs")
