@@ -186,7 +186,7 @@ def plain_torch(net, images: np.ndarray, labels: np.ndarray) -> Callable[[], Non
     import torch
 
     from leep.engines.graph import get_weights, trace
-    from leep.engines.torch import GraphModule
+    from leep.engines.torch_graph import GraphModule
 
     graph = trace(net)
     tensors = {k: torch.from_numpy(v.copy()) for k, v in get_weights(net).items()}

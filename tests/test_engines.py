@@ -331,7 +331,7 @@ def test_training_is_the_same_with_and_without_depthwise_gradients(make, size, c
     engine = torch_engine()
     import torch
 
-    from leep.engines.torch import DepthwiseConvolution
+    from leep.engines.depthwise import DepthwiseConvolution
 
     tensors, convolved = engine.tensors, []
     monkeypatch.setattr(engine, "tensors", lambda net: {k: v.double() for k, v in tensors(net).items()})
