@@ -10,7 +10,7 @@ from leep.engines import create_engine
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import WeightsError
-from leep.transfer.cnaps.adaptation import Adaptation, find_adaptation
+from leep.transfer.cnaps.adaptation import Adaptation, build_cnaps, find_adaptation, put_adaptation
 
 
 def find_cnaps(work) -> Adaptation:
@@ -44,15 +44,13 @@ def adapt(work, adaptation: Adaptation, tasks: list[int]) -> Iterator[tuple[int,
     if not tasks:
         return
     engine = create_engine(**work.engine)
-    from leep.engines.graph import update_weights  # imports MXNet, after the engine has set its threads
-    from leep.transfer.cnaps.adaptation import build_cnaps
     from leep.transfer.cnaps.meta_training import one_hot
     from leep.transfer.metrics import evaluate
 
     source, card = work.source, adaptation.card
     shape = source.model, source.n_classes, work.weights.path, source.mean, source.std, card["variant"]
     net = build_cnaps(*shape, np.random.SeedSequence(0))
-    update_weights(net, adaptation.arrays)
+    put_adaptation(net, adaptation.arrays)
     learner, prepare = engine.meta_learner(net), Preprocessing(card["size"], (0.5,) * 3, (0.5,) * 3)
     for index in progress(tasks, desc="  cnaps", unit=" tasks"):
         task = work.task(index)

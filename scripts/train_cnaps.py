@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from leep.data import DataError, DataMissing, load_data
 from leep.engines import create_engine
@@ -18,6 +19,7 @@ from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import WeightsError, WeightsMissing, find_weights
 from leep.transfer.cnaps.adaptation import build_cnaps, save_adaptation
+from leep.transfer.cnaps.episodes import MIN_WAYS
 from leep.transfer.cnaps.meta_training import Pool, meta_train, validate
 
 
@@ -49,12 +51,23 @@ def main(cfg) -> None:
     except (WeightsMissing, WeightsError, DataMissing, DataError) as error:
         sys.exit(f"train_cnaps: {error}")
     pools, held_out, classes = ([*parts] for parts in zip(*loaded))
+    few = [pool.name for pool in (*pools, *held_out) if len(np.unique(pool.all_labels)) < MIN_WAYS]
+    if few:
+        sys.exit(f"train_cnaps: episodes have {MIN_WAYS} classes at least, too few are left in {', '.join(few)}")
     prepare = Preprocessing(cfg.size, (0.5,) * 3, (0.5,) * 3)
     engine, seed = create_engine(**cfg.engine), np.random.SeedSequence(cfg.seed, spawn_key=(0,))
-    net = build_cnaps(source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant, seed)
+    shape = source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant
+    try:
+        net = build_cnaps(*shape, seed)
+    except ValueError as error:
+        sys.exit(f"train_cnaps: {error}")
     learner = engine.meta_learner(net)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
+    configuration = OmegaConf.to_yaml(cfg, resolve=True)
+    if (out / "checkpoint.npz").exists() and (out / "configuration.yaml").read_text() != configuration:
+        sys.exit(f"train_cnaps: {out} is of another configuration; give another out=…, or move it away")
+    (out / "configuration.yaml").write_text(configuration)
     names = ("steps", "tasks_per_step", "learning_rate", "max_support", "validate_every", "validation_tasks")
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
     start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, cfg.max_support))

@@ -238,7 +238,8 @@ def test_logits_are_those_of_the_slow_reference(learners, variant, shots):
 def test_film_of_one_block_by_hand():
     """γ = 1 + r_γ ⊙ g_γ, β = r_β ⊙ g_β after both batch norms, the penalty 0.001 Σ r²."""
     net, (context, *_) = build_cnaps(), draw_task()
-    stage, block = net.stages[1], split(net.source)[1][1][0]  # its first block has a shortcut with a batch norm
+    stage = net.stages[1]
+    block = stage._blocks()[0]  # it has a shortcut with a batch norm
     weights, encoded = get_weights(net), draw(4).standard_normal((1, 64)).astype(np.float32)
     x = draw(5).standard_normal((3, 16, 8, 8)).astype(np.float32)
     described = relu(dense(weights, "stages.1.shared", encoded[0]))
@@ -344,8 +345,8 @@ def test_the_source_stays_as_it_is(variant):
         elif "running" not in name:
             np.testing.assert_array_equal(after[name], learned[name], err_msg=name)
             assert without_gradient(name) or (after[name] != before[name]).any(), name
-    expected = get_weights(build_source())
-    assert all((after[f"source.{name}"] == value).all() for name, value in expected.items())
+    expected = {n.replace("features", "source"): v for n, v in get_weights(build_source()).items() if "features" in n}
+    assert len(expected) > 90 and all((after[name] == value).all() for name, value in expected.items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -408,6 +409,7 @@ def test_adam_is_that_of_the_slow_reference():
         learner.learn(tasks, 0.5)
         slopes = {n: net._collect_params_with_prefix()[n].grad().asnumpy().astype(float) for n in weights}
         learner.step(rate)
+        assert not any(net._collect_params_with_prefix()[n].grad().asnumpy().any() for n in weights)
         for n, g in slopes.items():
             means[n] = b1 * means[n] + (1 - b1) * g
             squares[n] = b2 * squares[n] + (1 - b2) * g**2
@@ -453,8 +455,8 @@ def test_a_learner_goes_on_from_a_state_exactly():
         "senet_154",
         "darknet53",
         "efficientnet_lite0",
-        pytest.param("se_resnet18_v1", marks=pytest.mark.xfail(reason="its squeeze-and-excitation is left out")),
-        pytest.param("resnet18_v1b", marks=pytest.mark.xfail(reason="AttributeError: it has no features")),
+        "se_resnet18_v1",
+        "resnet18_v1b",
     ],
 )
 def test_a_source_of_other_blocks_is_refused(model):
@@ -478,7 +480,7 @@ def both_engines(variant, steps):
     results = [[] for _ in learners]
     for learner, found in zip(learners, results):
         for step in range(steps):
-            found.append(learner.learn([draw_task(seed=step)], 1 / 2))
+            found.append(learner.learn([draw_task(seed=step), draw_task((2, 1, 1, 2, 1, 1), seed=step + 3)], 1 / 2))
             learner.step(5e-4)
     return *learners, np.array(results)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -75,13 +74,15 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in saved.files}
         card = json.loads(str(arrays.pop("card")))
-        values = [card[key] for key in _CARD]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        missing = [key for key in _CARD if not card.get(key)]
+    except Exception as error:  # a damaged archive can raise nearly anything
         raise WeightsError(f"{short(path)} is no file of adaptation networks: {error}") from error
+    if missing:
+        raise WeightsError(f"{short(path)} has a card without {', '.join(missing)}")
     if card["source_sha256"] != weights.sha256:
         raise WeightsError(
-            f"{short(path)} was meta-trained for {values[1]} with weights of SHA-256 {values[2][:8]}…, "
-            f"got {weights.sha256[:8]}…; meta-train it for these: python scripts/train_cnaps.py"
+            f"{short(path)} was meta-trained for {card['source']} with other weights than those found for {source}; "
+            f"meta-train it for these: python scripts/train_cnaps.py 'source=[{source}]'"
         )
     return Adaptation(arrays, card, "bundled" if place == "bundled" else path.name)
 
@@ -102,3 +103,20 @@ def build_cnaps(
     net = Cnaps(load(model, n_classes, weights), mean, std, variant)
     initialize([p for name, p in net._collect_params_with_prefix().items() if not name.startswith("source.")], seed)
     return net
+
+
+def put_adaptation(net: Cnaps, arrays: dict[str, np.ndarray]) -> None:
+    """Write the learned weights into a network.
+
+    Raises
+    ------
+    WeightsError
+        If names are missing or left over, or shapes differ; all are listed.
+    """
+    from leep.engines.graph import update_weights
+
+    shapes = {n: p.shape for n, p in net._collect_params_with_prefix().items() if p.grad_req != "null"}
+    wrong = sorted(n for n in {*shapes, *arrays} if n not in arrays or shapes.get(n) != arrays[n].shape)
+    if wrong:
+        raise WeightsError(f"the adaptation networks do not fit their card's variant: {', '.join(wrong)}")
+    update_weights(net, arrays)

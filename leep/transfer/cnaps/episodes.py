@@ -40,8 +40,8 @@ def draw_episode(labels: np.ndarray, rng: np.random.Generator, max_support: int 
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < MIN_WAYS or counts.min() < 2:
         raise ValueError(
-            f"episodes need at least {MIN_WAYS} classes of at least 2 examples, got {len(classes)} classes, "
-            f"the smallest of {counts.min(initial=0)}"
+            f"episodes need at least {MIN_WAYS} classes of at least 2 examples, "
+            f"got {len(classes)} classes of {sorted(counts.tolist())[:MIN_WAYS]} … examples"
         )
     ways = int(rng.integers(MIN_WAYS, min(MAX_WAYS, len(classes)) + 1))
     chosen = rng.choice(len(classes), ways, replace=False)

@@ -51,7 +51,7 @@ class Cnaps(HybridBlock):
         with self.name_scope():
             self.scale = self.params.get_constant("scale", 1 / (2 * std))
             self.shift = self.params.get_constant("shift", (0.5 - mean) / std)
-            self.source, self.set_encoder = source, SetEncoder()
+            self.source, self.set_encoder = source.features, SetEncoder()
             self.stages = nn.HybridSequential(prefix="")
             width = _n_channels(stem)
             for blocks in stages:
@@ -216,12 +216,19 @@ class Classifier(HybridBlock):
 
 def split(source: HybridBlock) -> tuple[list[HybridBlock], list[list[HybridBlock]]]:
     """Stem and stages of a ResNet of basic blocks; what follows, the pooling and the head, is left out."""
-    layers = list(source.features)
+    layers = list(getattr(source, "features", ()))
     at = [i for i, layer in enumerate(layers) if isinstance(layer, nn.HybridSequential)]
     stages = [list(layers[i]) for i in at]
-    if not stages or any(len(getattr(b, "body", ())) != 5 or not hasattr(b, "downsample") for s in stages for b in s):
+    if not stages or not all(_is_basic(block) for stage in stages for block in stage):
         raise ValueError("CNAPs need a source ResNet of basic blocks, e.g. resnet18_v1 or cifar_resnet20_v1")
     return layers[: at[0]], stages
+
+
+def _is_basic(block: HybridBlock) -> bool:
+    kinds = nn.Conv2D, nn.BatchNorm, nn.Activation, nn.Conv2D, nn.BatchNorm
+    body = list(getattr(block, "body", ()))
+    plain = hasattr(block, "downsample") and getattr(block, "se", None) is None
+    return plain and len(body) == len(kinds) and all(map(isinstance, body, kinds))
 
 
 def _freeze(layer: HybridBlock) -> None:
