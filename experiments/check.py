@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from leep.data import READERS
 from leep.engines import ENGINES, PRECISIONS, check_engine
 from leep.measures import MEASURES
+from leep.sources.variants import VARIANTS
 from leep.tasks import DRAW
 from leep.transfer import METHODS, UNTRAINED
 from leep.transfer.retrain_head import IMPLEMENTATIONS
@@ -117,6 +118,9 @@ def _check_source(key: str, source: DictConfig) -> None:
     if source.imagenet_top1 is not None:
         _number(f"{key}.imagenet_top1", source.imagenet_top1, "from 0 to 100", lambda v: 0 <= v <= 100)
     _integer(f"{key}.size", source.size, 1)
+    if source.model in VARIANTS:
+        size = VARIANTS[source.model].size
+        _require(source.size == size, f"{key}.size must be {size}, for which {source.model} is padded")
     _integer(f"{key}.n_classes", source.n_classes, 1)
     for name, bounds, within in (("mean", "", lambda v: True), ("std", "> 0", lambda v: v > 0)):
         values = source[name]
@@ -140,6 +144,8 @@ def _check_method(cfg: DictConfig, name: str) -> None:
     key, method = f"method.{name}", cfg.method[name]
     if name == "cnaps":
         _require(isinstance(method.weights, str), f"{key}.weights must be bundled or a file, got {method.weights!r}")
+        small = ("meta_transfer", "small_balanced", "small_imbalanced")  # a task is one batch
+        _require(cfg.experiment in small, f"method cnaps is for {', '.join(small)}, got {cfg.experiment}")
     if name in UNTRAINED:
         return
     _integer(f"epochs.{name}", cfg.epochs.get(name), 1)

@@ -64,7 +64,7 @@ def scale_line(cfg: DictConfig, paper: DictConfig) -> str:
         else:
             parts += [f"{count} epochs on {t}" for t, count in fewer.items()]
         if max_examples(cfg, method):
-            parts.append(f"at most {max_examples(cfg, method)} examples of a task")
+            parts.append(f"about {max_examples(cfg, method)} examples of a task")
         left_out += [f"{method}: {', '.join(parts)}"] if parts else []
     return f"{cfg.experiment}, scale={cfg.scale.name}: " + (
         "; ".join(left_out) + (" (scale=paper: all)" if cfg.scale.name != "paper" else "")
@@ -93,7 +93,7 @@ def method_stand_ins(cfg: DictConfig, paper: DictConfig, method: str, target: st
     if n_tasks(cfg, method) != n_tasks(paper, method):
         found.append(f"{n_tasks(cfg, method)} of {n_tasks(paper, method)} tasks")
     if max_examples(cfg, method):
-        found.append(f"at most {max_examples(cfg, method)} examples of a task")
+        found.append(f"about {max_examples(cfg, method)} examples of a task")
     return found
 
 

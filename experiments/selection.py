@@ -22,17 +22,18 @@ NOTE = (
 def candidates(results: Path, runs: pd.DataFrame, target: str, method: str, seed: int = 0) -> pd.DataFrame:
     """A row a candidate: `source`, `title`, the predictors, `test_accuracy`, `scale`, `stand_in`, `run`.
 
-    A predictor that a candidate lacks is absent. All candidates are of one scale, the one that has most of them.
+    A predictor that a candidate lacks is absent. All share scale, epochs and engine: those that most have.
     """
     if runs.empty:
         return pd.DataFrame()
     match = runs.query("setting == @SETTING and target == @target and method == @method and seed == @seed")
     if match.empty:
         return pd.DataFrame()
-    counts = match.groupby("scale").source.nunique()
-    scale = max(counts.index, key=lambda scale: (counts[scale], -SCALES.index(scale)))
+    alike = ["scale", "epochs", "engine"]
+    groups = [group for _, group in match.groupby(alike, dropna=False)]
+    match = max(groups, key=lambda g: (g.source.nunique(), -SCALES.index(g.scale.iloc[0]), g.epochs.iloc[0]))
     rows = []
-    for source, of_source in match[match.scale == scale].groupby("source"):
+    for source, of_source in match.groupby("source"):
         run = min((g for _, g in of_source.groupby("run")), key=rank)
         first = run.iloc[0]
         notes = read_setting((results / first.run).parent)["notes"]["source"]
@@ -73,7 +74,9 @@ def to_markdown(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     for (target, method), _ in selected.groupby(["target", "method"]) if len(selected) else []:
         table = candidates(results, runs, target, method, seed)
         header = ["Candidate", "Test accuracy", *PREDICTORS.values(), "Scale", "Stand-in"]
-        parts += [f"\n## {method} → {target}\n", _line(header), "|" + "---|" * len(header)]
+        first = table.iloc[0]
+        epochs = "" if pd.isna(first.epochs) else f", {int(first.epochs)} epochs"
+        parts += [f"\n## {method} → {target}{epochs}, {first.engine}\n", _line(header), "|" + "---|" * len(header)]
         for row in table.to_dict("records"):
             numbers = [f"{row[p]:.3f}" if pd.notna(row.get(p)) else "—" for p in ("test_accuracy", *PREDICTORS)]
             parts.append(_line([row["title"], *numbers, row["scale"], row["stand_in"]]))

@@ -1,4 +1,4 @@
-"""Runs Sections 5.1 to 5.3 and 5.5: draws target tasks, scores them, trains the transferred models, writes CSVs."""
+"""Runs Sections 5.1 to 5.5 and 5.7: draws target tasks, scores them, trains the transferred models, writes CSVs."""
 
 from __future__ import annotations
 
@@ -127,13 +127,16 @@ def run(cfg: DictConfig) -> None:
     error = None
     try:
         for work in _available(cfg, paper):
-            _run_pair(work, failed)
+            try:
+                _run_pair(work, failed)
+            except UserError as found:
+                failed.append(f"\n  - {work.source_name} → {work.target_name}: {found}")
         if cfg.experiment == SETTING:
             print("\n" + to_markdown(Path(cfg.paths.results), read_runs(cfg.paths.results), cfg.seed))
     except (DataError, WeightsError, ResultsError, WorkerError, OSError) as found:
         error = found
     if failed:
-        said = "tasks that failed are left out; where a process died, the same command tries again:" + "".join(failed)
+        said = "what failed is left out; where a process died, the same command tries again:" + "".join(failed)
         raise UserError(f"{error}\n{said}" if error else said) from error
     if error:
         raise UserError(str(error)) from error
@@ -161,7 +164,14 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
             keys = ", ".join(f"{k}: …" for k in cfg.task)
             remedy = f"give it tasks of its own: '+task_of.{name}={{{keys}}}'"
             raise UserError(f"{cfg.experiment} cannot be drawn from {name}: {error}; {remedy}") from error
-    work = [Work(cfg, paper, s, w, t, d) for s, w in weights.items() for t, d in data.items()]
+    work = []
+    for pair in (Work(cfg, paper, s, w, t, d) for s, w in weights.items() for t, d in data.items()):
+        try:
+            if "cnaps" in cfg.method:
+                find_cnaps(pair)
+            work.append(pair)
+        except (WeightsMissing, WeightsError) as error:
+            lacks.append(str(error))
     messages = "".join(f"\n  - {m}" for m in lacks)
     if lacks and (cfg.strict or not work):
         raise (UserError if work else NothingToRun)(f"{cfg.experiment} lacks:{messages}")
@@ -261,7 +271,7 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     adaptation = None
     if method == "cnaps":
         adaptation = find_cnaps(work)
-        setting = {"method": method, "scale": cfg.scale.name, "adaptation": adaptation.card}
+        setting = {"method": method, "scale": cfg.scale.name, "weights_sha256": adaptation.sha256}
     elif method in ("fine_tune", "from_scratch"):
         setting["eval_every"] = cfg.eval_every.get(method)
         if max_examples(cfg, method):

@@ -5,6 +5,7 @@ python scripts/train_cnaps.py engine=torch engine.precision=bfloat16
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from leep.data import DataError, DataMissing, load_data
+from leep.data import READERS, DataError, DataMissing, load_data
 from leep.engines import create_engine
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
@@ -25,10 +26,14 @@ from leep.transfer.cnaps.meta_training import Pool, meta_train, validate
 
 def load_pool(conf, root, size: int) -> tuple[Pool, Pool, list[str]]:
     """The classes of meta-training, those of validation, and the names of all."""
+    if conf.split not in ("train", "test") or conf.reader not in READERS:
+        raise ValueError(f"a pool must have a split train or test, and a reader among {', '.join(READERS)}, got {conf}")
     path = conf.get("path")
     data = load_data(conf.reader, root=root, path=path, size=size if path else None)
     images, labels = getattr(data, f"{conf.split}_images"), getattr(data, f"{conf.split}_labels")
     name = f"{data.name} ({conf.split}{', ' + data.variant if data.variant != 'full' else ''})"
+    if not {*conf.held_out} < {*np.unique(labels).tolist()}:
+        raise ValueError(f"held_out must be some of the classes 0 to {labels.max()}, got {list(conf.held_out)}")
     held_out = np.isin(labels, list(conf.held_out))
     pools = [Pool(name, images[rows], _count_up(labels[rows]), conf.turned) for rows in (~held_out, held_out)]
     return *pools, list(data.class_names)
@@ -42,14 +47,22 @@ def _count_up(labels: np.ndarray) -> np.ndarray:
 @hydra.main(config_path="../conf", config_name="train_cnaps", version_base="1.3")
 def main(cfg) -> None:
     """Meta-train, log every validation, and write `adaptation.npz` of the best one at the end."""
+    try:
+        run(cfg)
+    except (WeightsMissing, WeightsError, DataMissing, DataError, ValueError, FloatingPointError) as error:
+        sys.exit(f"train_cnaps: {error}")
+
+
+def run(cfg) -> None:
+    """As `main`; what the user can mend is raised."""
+    for key in ("steps", "tasks_per_step", "max_support", "validate_every", "validation_tasks"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
     if len(cfg.source) != 1:
         sys.exit(f"train_cnaps: source must name one source model, got {', '.join(cfg.source)}")
     ((name, source),) = cfg.source.items()
-    try:
-        weights = find_weights(name, source.model, source.weights)
-        loaded = [load_pool(pool, cfg.data.root, cfg.size) for pool in cfg.pools]
-    except (WeightsMissing, WeightsError, DataMissing, DataError) as error:
-        sys.exit(f"train_cnaps: {error}")
+    weights = find_weights(name, source.model, source.weights)
+    loaded = [load_pool(pool, cfg.data.root, cfg.size) for pool in cfg.pools]
     pools, held_out, classes = ([*parts] for parts in zip(*loaded))
     few = [pool.name for pool in (*pools, *held_out) if len(np.unique(pool.all_labels)) < MIN_WAYS]
     if few:
@@ -57,17 +70,16 @@ def main(cfg) -> None:
     prepare = Preprocessing(cfg.size, (0.5,) * 3, (0.5,) * 3)
     engine, seed = create_engine(**cfg.engine), np.random.SeedSequence(cfg.seed, spawn_key=(0,))
     shape = source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant
-    try:
-        net = build_cnaps(*shape, seed)
-    except ValueError as error:
-        sys.exit(f"train_cnaps: {error}")
+    net = build_cnaps(*shape, seed)
     learner = engine.meta_learner(net)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    configuration = OmegaConf.to_yaml(cfg, resolve=True)
-    if (out / "checkpoint.npz").exists() and (out / "configuration.yaml").read_text() != configuration:
+    of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
+    configuration = OmegaConf.to_yaml({**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}, resolve=True)
+    kept = out / "configuration.yaml"
+    if (out / "checkpoint.npz").exists() and not (kept.exists() and kept.read_text() == configuration):
         sys.exit(f"train_cnaps: {out} is of another configuration; give another out=…, or move it away")
-    (out / "configuration.yaml").write_text(configuration)
+    kept.write_text(configuration)
     names = ("steps", "tasks_per_step", "learning_rate", "max_support", "validate_every", "validation_tasks")
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
     start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, cfg.max_support))
@@ -92,6 +104,7 @@ def main(cfg) -> None:
         "classes": sorted({c for of_pool in classes for c in of_pool}),
         "seed": cfg.seed,
         "engine": f"{cfg.engine.name} {cfg.engine.precision}",
+        "pools": OmegaConf.to_container(cfg.pools),
         **{k: cfg[k] for k in names},
     }
     save_adaptation(out / "adaptation.npz", arrays, card)

@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from leep.data import DataMissing, DataSet, load_data
 from leep.data.augment import crop_and_flip
@@ -75,9 +75,11 @@ def main(cfg) -> None:
         data = load_data(source.trained_on.lower(), root=cfg.data.root)
     except (DataMissing, ValueError) as error:  # DataError is a ValueError
         sys.exit(f"train_source: cannot read {source.trained_on}: {error}")
-    classes = cfg.classes if cfg.classes is not None else range(len(data.class_names))
-    if len(classes) != source.n_classes or not {*classes} <= {*range(len(data.class_names))}:
-        sys.exit(f"train_source: classes must be {source.n_classes} of {source.trained_on}'s, got {list(classes)}")
+    known = range(len(data.class_names))
+    classes = known if cfg.classes is None else cfg.classes
+    is_list = isinstance(classes, (range, ListConfig))
+    if not is_list or not len({*classes} & {*known}) == len(classes) == source.n_classes:
+        sys.exit(f"train_source: classes must be {source.n_classes} different ones of {len(known)}, got {classes}")
     data = only(data, list(classes))
     prepare = Preprocessing(source.size, tuple(source.mean), tuple(source.std))
     engine = create_engine(**cfg.engine)

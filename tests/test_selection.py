@@ -186,8 +186,8 @@ def test_markdown_has_a_table_a_method_and_dashes_for_what_is_absent(tmp_path):
     write_candidates(tmp_path)
     text = to_markdown(tmp_path, write_candidates(tmp_path, FIVE[:2], method="fine_tune", stand_in=["sample"]))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## fine_tune → cifar100",
-        "## retrain_head → cifar100",
+        "## fine_tune → cifar100, 100 epochs, gluon float32",
+        "## retrain_head → cifar100, 100 epochs, gluon float32",
     ]
     assert "| CIFAR10_E, CIFAR10 | 0.300 | -3.500 | -2.000 | 3.000 | — | paper |  |" in text
     assert "| IMAGENET_A | 0.500 | -2.000 | -1.500 | 3.000 | 70.000 | paper | sample |" in text

@@ -185,7 +185,7 @@ class GraphModule:
 def for_inference(graph: Graph, tensors: dict[str, torch.Tensor]) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Nodes and weights that compute the same in inference with less memory traffic.
 
-    A batch norm after a convolution becomes part of the convolution's weights; ReLU and clip work in place.
+    A batch norm after a convolution becomes part of the convolution's weights; clip works in place.
     """
     nodes, tensors = graph.nodes(), dict(tensors)
     uses = Counter([entry[0] for node in nodes for entry in node["inputs"]] + graph.outputs())

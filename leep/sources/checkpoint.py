@@ -234,8 +234,8 @@ def _unpickle(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> ob
 
 def _set_items(target: dict, items: Iterable) -> None:
     for key, value in items:
-        if not isinstance(key, str | int):  # the hash of nested tuples can take for ever
-            raise ValueError(f"a key of type {type(key).__name__}")
+        if not isinstance(key, str) and not (isinstance(key, int) and 0 <= key < 2**31):  # no chosen hashes
+            raise ValueError(f"a key of type {type(key).__name__}, or an integer that counts no parameters")
         dict.__setitem__(target, key, value)
 
 

@@ -8,25 +8,11 @@ Dropout and stochastic depth are left out: they act in training alone, where the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from mxnet.gluon import nn
 
+from leep.sources.variants import Variant
 
-@dataclass(frozen=True)
-class Variant:
-    """Input size in pixels, and what multiplies the width and the depth of every stage."""
-
-    size: int
-    width: float
-    depth: float
-
-
-VARIANTS = {
-    "efficientnet_lite0": Variant(224, 1.0, 1.0),
-    "efficientnet_lite1": Variant(240, 1.0, 1.1),
-    "efficientnet_lite2": Variant(260, 1.1, 1.2),
-}
 STAGES = (  # blocks, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),

@@ -1,6 +1,6 @@
 """The one forward pass of a source model over a data set, and its cache on disk.
 
-Every task, measure and head re-training of every experiment reads this pass: nothing is passed twice.
+Every task, measure and head re-training of every experiment on a data set reads this pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from leep.parallel import Failed, WorkerError, run_in_processes
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
 
-VERSION = 2  # of the pass: raise it when what it computes changes
+VERSION = 3  # of the pass: raise it when what it computes changes
 BATCH_PIXELS = 2**18  # of a batch on the CPU, 5 images of 224 pixels: larger ones leave the processor's cache
 BLOCK_PIXELS = 2**22  # of a block of images, which is kept when the pass is interrupted
 _LOG = "done.txt"  # a line a block that stands

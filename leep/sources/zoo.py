@@ -12,7 +12,8 @@ import numpy as np
 from leep.engines.graph import set_weights
 from leep.sources.checkpoint import read_checkpoint
 from leep.sources.convert import from_torch
-from leep.sources.efficientnet_lite import VARIANTS, EfficientNetLite
+from leep.sources.efficientnet_lite import EfficientNetLite
+from leep.sources.variants import VARIANTS
 from leep.sources.weights import CHECKPOINTS
 
 SHALLOW = "cifar_resnet8_v1"  # GluonCV builds it, but lists no model of less than 20 layers

@@ -1,4 +1,4 @@
-"""The nearest-mean classifier on the source's features: nothing is trained; what CNAPs are before they have learned."""
+"""The nearest-mean classifier on the source's features, with which CNAPs are compared: nothing is trained."""
 
 from __future__ import annotations
 

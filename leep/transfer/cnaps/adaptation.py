@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +32,13 @@ class Adaptation:
     card : dict
         `variant`, `source` and `source_sha256` they were meta-trained for, `size` of the images in pixels, `data` they
         were trained on, and `classes`, the names of all classes that occurred, validation included.
-    origin : str
-        `bundled` or the file's name.
+    sha256 : str
+        Of the file.
     """
 
     arrays: dict[str, np.ndarray]
     card: dict
-    origin: str
+    sha256: str
 
 
 def save_adaptation(path: Path, arrays: dict[str, np.ndarray], card: dict) -> None:
@@ -84,7 +85,7 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
             f"{short(path)} was meta-trained for {card['source']} with other weights than those found for {source}; "
             f"meta-train it for these: python scripts/train_cnaps.py 'source=[{source}]'"
         )
-    return Adaptation(arrays, card, "bundled" if place == "bundled" else path.name)
+    return Adaptation(arrays, card, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def build_cnaps(

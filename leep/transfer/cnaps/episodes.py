@@ -46,7 +46,7 @@ def draw_episode(labels: np.ndarray, rng: np.random.Generator, max_support: int 
     ways = int(rng.integers(MIN_WAYS, min(MAX_WAYS, len(classes)) + 1))
     chosen = rng.choice(len(classes), ways, replace=False)
     queries = min(MAX_QUERIES, int(counts[chosen].min()) // 2)
-    shots = draw_shots(counts[chosen] - queries, rng, max_support)
+    shots = draw_shots(counts[chosen], queries, rng, max_support)
     support, query = [], []
     for position, shot in zip(chosen, shots):
         rows = rng.choice(np.flatnonzero(labels == classes[position]), shot + queries, replace=False)
@@ -61,16 +61,23 @@ def draw_episode(labels: np.ndarray, rng: np.random.Generator, max_support: int 
     )
 
 
-def draw_shots(remaining: np.ndarray, rng: np.random.Generator, max_support: int = MAX_SUPPORT) -> np.ndarray:
+def draw_shots(
+    counts: np.ndarray, queries: int, rng: np.random.Generator, max_support: int = MAX_SUPPORT
+) -> np.ndarray:
     """Support examples of each class: a random total, divided unevenly, at least one each.
 
     Parameters
     ----------
-    remaining : int array `(ways,)`
-        Examples of each class that are no queries, at least one.
+    counts : int array `(ways,)`
+        Examples of each class.
+    queries : int
+        How many of each class are queries, less than each of `counts`.
+    rng : numpy Generator
+    max_support : int
+        Of all classes together; with more ways than that it is one each.
     """
-    beta = 1 - rng.random()  # in (0, 1]
+    remaining, beta = counts - queries, 1 - rng.random()  # β in (0, 1]
     total = min(max_support, int(np.ceil(beta * np.minimum(MAX_OF_CLASS, remaining)).sum()))
-    weights = remaining * np.exp(rng.uniform(-np.log(2), np.log(2), len(remaining)))
-    spare = max(total - len(remaining), 0)
+    weights = counts * np.exp(rng.uniform(-np.log(2), np.log(2), len(counts)))
+    spare = max(total - len(counts), 0)
     return np.minimum((spare * weights / weights.sum()).astype(int) + 1, remaining)
