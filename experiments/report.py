@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 
 from experiments.figures import NAMES, STYLE, draw
-from experiments.table1 import CAPTION, build_table, layout, results_arguments
+from experiments.table1 import build_table, results_arguments
+from experiments.table1_text import CAPTION, layout
 from leep.files import write_atomically
 from leep.results import read_setting
 

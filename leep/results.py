@@ -163,9 +163,9 @@ def _read_rows(path: Path) -> pd.DataFrame:
 def read_runs(root: Path) -> pd.DataFrame:
     """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
-    Besides the columns of the two CSVs: `setting`, `source`, `trained_on`, `target`, `seed`, `engine`, `scale`,
-    `epochs`, `run` (the folder), `stand_in`, what differs from the paper (empty where nothing does), and whether all
-    tasks that were asked for are `finished`.
+    Besides the columns of the two CSVs: `setting`, `source`, `trained_on`, `target`, `seed`, `weights` (origin), `data`
+    (variant), `engine`, `scale`, `epochs`, `run` (the folder), `stand_in`, what differs from the paper (empty where
+    nothing does), and whether all tasks that were asked for are `finished`.
     """
     frames = []
     for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
@@ -186,6 +186,8 @@ def read_runs(root: Path) -> pd.DataFrame:
                 trained_on=outer["source"]["trained_on"],
                 target=outer["target"]["name"],
                 seed=outer["seed"],
+                weights=outer["source"].get("weights"),
+                data=outer["target"].get("variant"),
                 engine=f"{outer['engine']['name']} {outer['engine']['precision']}",
                 scale=inner["scale"],
                 epochs=inner.get("epochs"),
