@@ -123,7 +123,7 @@ def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def predictors(run: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """A row a task of a run: `accuracy`, what is correlated with it, and `log_n_classes`; tasks that have all measures."""
+    """A row a task of a run that has all measures: `accuracy`, what is correlated with it, and `log_n_classes`."""
     scores = run.pivot(index="task", columns="measure", values="score")
     tasks = run.drop_duplicates("task").set_index("task")
     log_n_classes = np.log(tasks.n_classes)
@@ -132,7 +132,7 @@ def predictors(run: pd.DataFrame, setting: str) -> pd.DataFrame:
 
 
 def _correlate(tasks: pd.DataFrame, predictor: str) -> dict:
-    """What the CSVs say of a predictor: its correlation, what is left of it given the classes, how far LEEP is ahead."""
+    """A predictor's correlation, what is left of it given the number of classes, and how far LEEP is ahead."""
     if predictor not in tasks:
         return {"needs": f"run with {predictor} among the measures"}
     scores, accuracies = tasks[predictor].to_numpy(float), tasks.accuracy.to_numpy()

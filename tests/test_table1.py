@@ -195,7 +195,7 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     text = to_latex(build_table(read_runs(tmp_path)))
     assert r"a\_b \& 5 \%" in text and r"\textbf{+0." in text
     body = [row for row in text.splitlines() if row.endswith(r"\\")]
-    assert {row.replace(r"\&", "").count("&") for row in body[1:]} == {16, 10}
+    assert {row.replace(r"\&", "").count("&") for row in body[1:]} == {16, 11}
     assert len(body) == 23 + 2  # two lines of header; the second table
 
 
@@ -217,16 +217,53 @@ def test_latex_compiles(tmp_path):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
     figure = FIGURES[name]
-    target, experiment = figure.target or "cifar100", figure.experiment or figure.setting
+    source, target = figure.source or "cifar10_resnet20", figure.target or "cifar100"
+    setting = figure.settings[0]
     empty = draw(name, tmp_path, read_runs(tmp_path))
-    assert all(f"experiment={experiment}" in ax.texts[0].get_text() for ax in empty.axes)
-    write_run(tmp_path, figure.setting, target=target)
+    said = [ax.texts[0].get_text() for ax in empty.axes]
+    assert all("not computed: python run.py\nexperiment=" in text for text in said)
+    assert any(f"experiment={figure.experiment or setting}" in text for text in said)
+    method = "cnaps" if name == "figure3" else "retrain_head"
+    write_run(tmp_path, setting, source=source, target=target, method=method)
     if figure.experiment:
         write_convergence(tmp_path, target)
     fig = draw(name, tmp_path, read_runs(tmp_path))
-    title = f"CIFAR10 → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
-    drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.get_title()]
-    assert len(drawn) == 1 and title in drawn[0].get_title()
+    drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.texts[-1].get_text()]
+    title = (
+        f"{'ImageNet' if name == 'figure2' else 'CIFAR10'} → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
+    )
+    assert len(drawn) == 1 and title in drawn[0].get_title() and drawn[0].get_xlabel() and drawn[0].get_ylabel()
+    plt.close("all")
+
+
+def test_all_figures_of_the_paper_have_an_entry():
+    assert [f"figure{i}" for i in range(1, 10)] == NAMES
+
+
+def test_figure2_is_the_small_settings_from_imagenet_to_cifar100(tmp_path):
+    for setting in ("small_balanced", "small_imbalanced"):
+        for method in ("retrain_head", "fine_tune"):
+            write_run(tmp_path, setting, source="imagenet_resnet18", target="cifar100", method=method)
+    runs = read_runs(tmp_path)
+    balanced, imbalanced = draw("figure2", tmp_path, runs).axes
+    assert balanced.get_title() == "(a) Small, balanced: ImageNet → CIFAR100"
+    assert imbalanced.get_title() == "(b) Small, imbalanced: ImageNet → CIFAR100"
+    assert (balanced.get_ylabel(), imbalanced.get_ylabel()) == ("Average test accuracy", "Average test F1 score")
+    one = runs[(runs.setting == "small_imbalanced") & (runs.method == "fine_tune") & (runs.measure == "leep")]
+    means = one.groupby(levels(one.score.to_numpy())).test_f1.mean()
+    assert [c.get_label() for c in imbalanced.containers if c.get_label()[0] != "_"] == ["Re-train head", "Fine-tune"]
+    heights = [bar.get_height() for bar in imbalanced.patches[-len(means) :]]
+    np.testing.assert_allclose(heights, means)
+    plt.close("all")
+
+
+def test_figure1_shows_scores_accuracies_and_best_fit_lines(tmp_path):
+    leep, accuracy = write_run(tmp_path, "large_balanced", target="cifar100")
+    ax = draw("figure1", tmp_path, read_runs(tmp_path)).axes[1]
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), np.stack([leep, accuracy], axis=1))
+    fit = stats.linregress(leep, accuracy)
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(y, fit.intercept + fit.slope * x)
     plt.close("all")
 
 
@@ -321,7 +358,7 @@ def test_stand_ins_name_their_method_where_they_are_not_those_of_all():
             "stand_in": ["sample; 20 of 50 epochs"] * 2 + ["sample; 5 of 40 epochs"],
         }
     )
-    assert [note for note in _notes(used) if note] == [
+    assert _notes(used) == [
         "Re-train head: 2 tasks, scale=quick",
         "Fine-tune: 1 tasks, scale=quick",
         "sample",
@@ -341,8 +378,8 @@ def test_levels_are_the_same_range_of_scores_for_both_methods(tmp_path):
     data = accuracy_data(read_runs(tmp_path), rows, 0)
     assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 8}
     assert data.groupby("task")["level"].nunique().eq(1).all()
-    title = draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].get_title().replace("\n", " ")
-    assert "Re-train head: 30 tasks, scale=paper" in title and "Fine-tune: 8 tasks, scale=paper" in title
+    note = draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].texts[-1].get_text().replace("\n", " ")
+    assert "Re-train head: 30 tasks, scale=paper" in note and "Fine-tune: 8 tasks, scale=paper" in note
     plt.close("all")
 
 
