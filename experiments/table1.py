@@ -98,11 +98,14 @@ def what_is_needed(row, seed: int = 0) -> str:
         lacks.append(f"{row['target_data']} (make data)")
     if row["method"] == "cnaps":
         lacks.append(f"CNAPs meta-trained for {row['source']} (scripts/train_cnaps.py)")
-    command = (
-        f"python run.py experiment={row['setting']} 'source=[{row['source']}]' 'target=[{row['target']}]' "
-        f"'method=[{row['method']}]'" + (f" seed={seed}" if seed else "")
-    )
-    return "; ".join([*lacks, command])
+    return "; ".join([*lacks, command(row["setting"], row["source"], row["target"], row["method"], seed)])
+
+
+def command(experiment: str, source: str, target: str, method: str, seed: int, **values) -> str:
+    """The command that computes a row; `values` are further ones that differ from the configuration's."""
+    values |= {"seed": seed} if seed else {}
+    lists = f"'source=[{source}]' 'target=[{target}]' 'method=[{method}]'"
+    return " ".join([f"python run.py experiment={experiment} {lists}", *(f"{k}={v}" for k, v in values.items())])
 
 
 def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
