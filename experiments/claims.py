@@ -98,7 +98,7 @@ def _improvement(evidence: Evidence, rows: tuple[int, ...]) -> Finding:
     found = {n: row for n in rows if (row := evidence.row(n)) is not None and row.r["nce"] > 0}
     gains = {f"row {n}": row.r["leep"] / row.r["nce"] - 1 for n, row in found.items()}
     largest = max(gains.values(), default=0)
-    return Finding(largest >= 0.3, len(found), len(rows), {n: f"{100 * g:+.1f} %" for n, g in gains.items()})
+    return Finding(largest >= 0.3, len(found), len(rows), {n: f"{signed(100 * g, 1)} %" for n, g in gains.items()})
 
 
 def _rising(evidence: Evidence, figure: str) -> Finding:
