@@ -161,14 +161,18 @@ def _papers(row, predictor: str, r: float | None) -> dict:
     return {"paper_r": row[predictor], "paper_significant": significant, "difference": difference}
 
 
-def main() -> None:
+def write(results: Path, runs: pd.DataFrame, seed: int) -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
-    results, runs, seed = results_arguments(__doc__)
     table = build_table(runs, seed)
     for suffix, text in (("csv", table.to_csv(index=False)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         write_atomically(results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
     print(to_terminal(table))
     print(f"\nwritten: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
+
+
+def main() -> None:
+    """Table 1 of the results folder that is given."""
+    write(*results_arguments(__doc__))
 
 
 if __name__ == "__main__":

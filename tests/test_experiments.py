@@ -17,7 +17,7 @@ from experiments.check import UserError, check_config
 from experiments.protocol import epochs
 from leep.results import read_runs, read_setting
 
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
 
 
 def csvs(results: Path) -> dict[str, bytes]:

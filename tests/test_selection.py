@@ -19,7 +19,7 @@ from leep.tasks import Task, draw_task, limit
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 SCALES = sorted(p.stem for p in (ROOT / "conf" / "scale").glob("*.yaml"))
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
 TWO = "source=[cifar10_resnet20,cifar10_resnet20_short]"
 
 
