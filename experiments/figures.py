@@ -133,7 +133,8 @@ def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Fig
         first = rows.iloc[0]
         properties = f"{first.properties.capitalize()}: " if len(figure.settings) > 1 else ""
         source = first.source_data if data.empty else used.trained_on.iloc[0]  # another may stand in for the paper's
-        ax.set_title(f"({letter}) {properties}{source} → {first.target_data}")
+        number = f"({letter}) " if len(panels) > 1 else ""
+        ax.set_title(f"{number}{properties}{source} → {first.target_data}")
         if data.empty:
             scale = "" if used.empty else used.scale.iloc[0]
             plots.message(ax, _what_to_run(figure.experiment or first.setting, seed, first.source, first.target, scale))
