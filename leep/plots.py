@@ -90,7 +90,7 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
     ax.set(
         xlabel="Transferability level (LEEP)", ylabel=y_label, xticks=range(1, n_levels + 1), xlim=(0.5, n_levels + 0.5)
     )
-    ax.margins(y=0.25)  # room for the legend
+    ax.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))  # room for the legend
     ax.legend(loc="upper left", ncols=len(methods), columnspacing=1)
     return ax
 
