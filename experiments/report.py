@@ -34,7 +34,7 @@ from experiments.table1_text import (
 from leep.data import DataError, DataMissing, DataSet, load_data
 from leep.files import write_atomically
 from leep.plots import METHOD_STYLE
-from leep.results import read_setting
+from leep.results import read_setting, read_times
 from leep.tasks import draw_task
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -84,6 +84,7 @@ def behind_rows(table: pd.DataFrame, results: Path, seed: int) -> list[dict]:
                 "command": run_command(tasks["setting"], training, line.method, seed),
                 "checksums": {"weights": source.get("weights_sha256"), target["name"]: target.get("sha256")},
                 "recorded": training["provenance"],
+                "times": read_times(folder),
             }
         )
     return rows

@@ -7,6 +7,7 @@ results/<experiment>/<source>/<target>/seed<seed>-<hash>/
         setting.json                what else determines the transferred models
         transfers.csv               task, method, test_accuracy …
         curves.csv                  task, epoch, test_accuracy of networks, where it is asked for
+        times.jsonl                 a line a call: tasks, seconds, workers, device, cpu
         checkpoints/                trainings that were interrupted
 """
 
@@ -203,3 +204,9 @@ def read_curves(run: Path) -> pd.DataFrame:
     """Test accuracy by `task` and `epoch` of a run's folder; empty if it kept no curves."""
     path = Path(run) / "curves.csv"
     return _read_rows(path) if path.exists() else pd.DataFrame()
+
+
+def read_times(run: Path) -> list[dict]:
+    """What the calls that made a run's folder recorded of their duration and machine; empty if none did."""
+    path = Path(run) / "times.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -115,6 +115,9 @@ def page(tmp_path_factory):
     write_run(root, "large_balanced", target="cifar100", classes=(2, 5, 9), n=40)
     write_run(root, "small_balanced", stand_in=["<sample>"])
     write_run(root, "small_imbalanced", method="fine_tune")
+    call = {"tasks": 30, "seconds": 12.5, "workers": 2, "device": "cpu", "cpu": "Some CPU"}
+    (run,) = root.glob("small_imbalanced/*/*/*/fine_tune-paper")
+    (run / "times.jsonl").write_text(json.dumps(call) + "\n")
     return render(root, read_runs(root))
 
 
@@ -125,6 +128,7 @@ def test_page_holds_table_figures_claims_and_settings(page):
     assert page.count("<svg ") == len(NAMES) and page.count("not yet measured") > 5
     assert "http://" not in page and "https://" not in page and "<img" not in page
     assert all(html.escape(c.rule, quote=False) in page.replace("&#39;", "'") for c in CLAIMS)
+    assert "30 tasks in 12.5 s, 2 workers, cpu, Some CPU" in page and page.count("wall time not recorded") == 2
     assert "python run.py experiment=small_balanced 'source=" in html.unescape(page) and "stand_in" in page
 
 
