@@ -99,6 +99,8 @@ def run_command(tasks: dict, training: dict, method: str, seed: int) -> str:
         values["n_tasks"] = training["notes"]["n_tasks"]
     if tasks["engine"]["name"] != "gluon":
         values |= {"engine": tasks["engine"]["name"], "engine.precision": tasks["engine"]["precision"]}
+    if tasks["engine"].get("device", "cpu") != "cpu":
+        values["engine.device"] = tasks["engine"]["device"]
     return command(*names, seed, **values)
 
 
