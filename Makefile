@@ -16,8 +16,6 @@ results  = $(or $(RESULTS),results)
 python   = $(VENV)/bin/python
 pip      = $(python) -m pip --disable-pip-version-check -q
 
-TABLE1 := large_balanced small_balanced small_imbalanced
-
 ##@ Set up
 
 $(VENV)/.installed: pyproject.toml requirements.lock requirements-build.lock
@@ -48,21 +46,23 @@ lock:  ## make the lock files anew from pyproject.toml (needs uv)
 
 ##@ The paper
 
-table1: env  ## run Sections 5.1-5.3, then write results/table1.{csv,md,tex} (RESULTS=DIR: only read that folder)
+table1: env  ## run Sections 5.1-5.4, then write results/table1.{csv,md,tex} (RESULTS=DIR: only read that folder)
 ifeq ($(RESULTS),)
-	@for experiment in $(TABLE1); do \
-		echo "python run.py experiment=$$experiment" $(ARGS); \
-		code=0; $(python) run.py experiment=$$experiment $(ARGS) || code=$$?; \
-		case $$code in 0) ;; 3) ;; *) exit $$code ;; esac; \
-	done  # 3: nothing could run for want of data or weights, as run.py has said; the table says so too
-endif
+	$(python) run.py experiment=measure_comparison $(ARGS)
+else
 	$(python) -m experiments.table1 $(results)
+endif
 
 figures: env  ## draw the figures from the results (RESULTS=DIR: from that folder)
 	$(python) -m experiments.figures $(results)
 
 report: env  ## write the report of the results (RESULTS=DIR: of that folder)
 	$(python) -m experiments.report $(results)
+
+readme: env  ## write table and figures of results/reference anew, there and in README.md
+	$(python) -m experiments.table1 results/reference
+	$(python) -m experiments.figures results/reference
+	$(python) -m experiments.readme
 
 bench: env  ## measure the speed of measures, head re-training, forward pass and training
 	$(python) scripts/bench.py $(ARGS)
@@ -101,4 +101,4 @@ help:  ## print this
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-11s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: env data imagenet lock table1 figures report bench test test-slow test-torch lint format clean distclean help
+.PHONY: env data imagenet lock table1 figures report readme bench test test-slow test-torch lint format clean distclean help

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 NOTHING_COULD_RUN = 3  # exit status: data or weights of every setting are missing
@@ -16,10 +17,14 @@ statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Hand the composed configuration to the runner; what the user can mend is one message, no traceback."""
+    from experiments.comparison import SETTING, compare
     from experiments.transfer import NothingToRun, UserError, run
 
     try:
-        run(cfg)
+        if cfg.experiment == SETTING:
+            compare(cfg, list(HydraConfig.get().overrides.task))
+        else:
+            run(cfg)
     except KeyboardInterrupt:
         said = f"what is finished is in {cfg.paths.results}, the same command goes on from there"
         print(f"\nrun.py: interrupted; {said}", file=sys.stderr)

@@ -1,9 +1,8 @@
-"""The paper's figures 1 and 3 to 9 from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
+"""The paper's figures from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
 
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,33 +25,42 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper: a panel for each source → target of a setting."""
+    """A figure of the paper: a panel for each source → target of each setting."""
 
-    setting: str
+    settings: list[str]
     plot: Callable
-    y_label: str
+    y_label: str  # {metric} stands for what a setting is measured by
     n_levels: int = 5
-    target: str | None = None  # all of the setting if None
+    source: str | None = None  # all of the setting if None
+    target: str | None = None
     experiment: str | None = None  # that computes it, where it is not named as the setting
 
 
 def _convergence(target: str, n_levels: int) -> Figure:
     plot = partial(plots.convergence, n_levels=n_levels)
-    return Figure("small_balanced", plot, "Accuracy difference", n_levels, target, "convergence")
+    return Figure(["small_balanced"], plot, "Accuracy difference", n_levels, target=target, experiment="convergence")
 
 
+AVERAGE = "Average test {metric}"
 FIGURES = {
-    "figure1": Figure("large_balanced", plots.scatter, "Test accuracy"),
-    "figure3": Figure("meta_transfer", plots.level_bars, "Average test accuracy"),
+    "figure1": Figure(["large_balanced"], plots.scatter, "Test {metric}"),
+    "figure2": Figure(
+        ["small_balanced", "small_imbalanced"],
+        plots.level_bars,
+        AVERAGE,
+        source="imagenet_resnet18",
+        target="cifar100",
+    ),
+    "figure3": Figure(["meta_transfer"], plots.level_bars, AVERAGE),
     "figure4": _convergence("cifar100", 5),
-    "figure6": Figure("small_balanced", plots.level_bars, "Average test accuracy"),
-    "figure7": Figure("small_imbalanced", plots.level_bars, "Average test F1 score"),
+    "figure6": Figure(["small_balanced"], plots.level_bars, AVERAGE),
+    "figure7": Figure(["small_imbalanced"], plots.level_bars, AVERAGE),
     "figure8": _convergence("fashion_mnist", 2),
 }
-
-
 SELECTION = {"figure5": ["retrain_head"], "figure9": ["retrain_head", "fine_tune"]}  # a row of panels a method
 NAMES = sorted([*FIGURES, *SELECTION])
+WIDTH = 6.75  # inches: both columns of the paper, so that the fonts are as large there as in the style file
+METRICS = {"test_accuracy": "accuracy", "test_f1": "F1 score"}
 
 
 def accuracy_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -113,64 +121,91 @@ def _with_reference(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
-    """One figure of the paper: a panel for each source → target of its setting, captions with the number of tasks."""
+    """One figure of the paper; a panel without data says what to run, one with data how many tasks it shows."""
     if name in SELECTION:
         return _draw_selection(SELECTION[name], results, runs, seed)
     figure = FIGURES[name]
-    rows = paper_rows().query("setting == @figure.setting").sort_values(["target", "source"], ascending=[True, False])
-    if figure.target:
-        rows = rows[rows.target == figure.target]
-    panels = list(rows.groupby(["target", "source"], sort=False))
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.9), squeeze=False)
-    for letter, ax, ((target, source), panel) in zip("abcd", axes[0], panels):
-        if figure.experiment == "convergence":
-            data, used = convergence_data(results, runs, panel, seed, figure.n_levels)
-        else:
-            data = used = accuracy_data(runs, panel, seed)
-        first = panel.iloc[0]
-        title = f"({letter}) {first.source_data} → {first.target_data}"
+    panels = figure_panels(figure)
+    n_columns, n_rows = min(len(panels), 2), -(-len(panels) // 2)
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=(WIDTH / 2 * n_columns, 2.75 * n_rows), squeeze=False)
+    for letter, ax, rows in zip("abcd", axes.flat, panels):
+        data, used = panel_data(figure, rows, results, runs, seed)
+        first = rows.iloc[0]
+        properties = f"{first.properties.capitalize()}: " if len(figure.settings) > 1 else ""
+        source = first.source_data if data.empty else used.trained_on.iloc[0]  # another may stand in for the paper's
+        number = f"({letter}) " if len(panels) > 1 else ""
+        ax.set_title(f"{number}{properties}{source} → {first.target_data}")
         if data.empty:
-            words = ["not computed: python run.py", f"experiment={figure.experiment or figure.setting}"]
-            words += [f"'source=[{source}]'", f"'target=[{target}]'"]
-            words += [] if used.empty else [f"scale={used.scale.iloc[0]}"]
-            plots.message(ax, "\n".join(words + ([f"seed={seed}"] if seed else [])))
-        else:
-            figure.plot(ax, data, y_label=figure.y_label)
-            title += "".join(f"\n{note}" for note in _notes(used))
-        ax.set_title(title)
+            scale = "" if used.empty else used.scale.iloc[0]
+            plots.message(ax, _what_to_run(figure.experiment or first.setting, seed, first.source, first.target, scale))
+            continue
+        figure.plot(ax, data, y_label=figure.y_label.format(metric=METRICS[metric_of(first.setting)]))
+        plots.note(ax, ". ".join(_notes(used)))
     return fig
+
+
+def figure_panels(figure: Figure) -> list[pd.DataFrame]:
+    """The rows of Table 1 behind each panel, in the paper's order: ImageNet first."""
+    rows = (
+        paper_rows()
+        .query("setting in @figure.settings")
+        .sort_values(["setting", "target", "source"], ascending=[True, True, False])
+    )
+    for column in ("source", "target"):
+        if wanted := getattr(figure, column):
+            rows = rows[rows[column] == wanted]
+    return [panel for _, panel in rows.groupby(["setting", "target", "source"], sort=False)]
+
+
+def panel_data(
+    figure: Figure, rows: pd.DataFrame, results: Path, runs: pd.DataFrame, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a panel draws, and the runs that it comes from."""
+    if figure.experiment == "convergence":
+        return convergence_data(results, runs, rows, seed, figure.n_levels)
+    data = accuracy_data(runs, rows, seed)
+    return data, data
+
+
+def _what_to_run(experiment: str, seed: int, source: str = "", target: str = "", scale: str = "", method: str = ""):
+    words = ["not computed: python run.py", f"experiment={experiment}"]
+    words += [f"'{key}=[{name}]'" for key, name in (("source", source), ("target", target), ("method", method)) if name]
+    words += [f"scale={scale}"] if scale else []
+    return "\n".join(words + ([f"seed={seed}"] if seed else []))
 
 
 def _draw_selection(methods: list[str], results: Path, runs: pd.DataFrame, seed: int) -> plt.Figure:
     """Section 5.7: a row of panels a method and target, a panel a predictor, a marker a candidate."""
     found = [] if runs.empty else runs[runs.setting == selection.SETTING].target.unique()
     rows = [(m, t) for m in methods for t in ["cifar100", *sorted({*found} - {"cifar100"})]]
-    fig, axes = plt.subplots(
-        len(rows), len(selection.PREDICTORS), figsize=(9.6, 2.9 * len(rows)), squeeze=False, sharey="row"
-    )
-    for letter, line, (method, target) in zip("abcdefgh", axes, rows):
-        table = selection.candidates(results, runs, target, method, seed)
-        label = f"({letter}) {plots.METHOD_STYLE[method]['label']} → {target}"
+    tables = [selection.candidates(results, runs, target, method, seed) for method, target in rows]
+    heights = [1.1 if len(table) < 2 else 2.4 + 0.14 * -(-len(table) // 4) for table in tables]
+    fig = plt.figure(figsize=(WIDTH, sum(heights)))
+    parts = fig.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for letter, part, (method, target), table in zip("abcdefgh", parts, rows, tables):
+        line = part.subplots(1, len(selection.PREDICTORS), sharey=True)
+        label = f"({letter}) {plots.METHOD_STYLE[method]['label']} → {paper_name(target)}"
         if len(table) < 2:
-            words = ["not computed: python run.py", f"experiment={selection.SETTING}", f"'target=[{target}]'"]
-            words += [f"'method=[{method}]'", *([f"seed={seed}"] if seed else [])]
-            plots.message(line[0], "\n".join(words))
-            line[0].set_title(label)
-            for ax in line[1:]:
+            part.suptitle(label)
+            for ax in line:
                 ax.set_axis_off()
+            plots.message(line[0], _what_to_run(selection.SETTING, seed, target=target, method=method), part)
             continue
         said = selection.correlations(table)
         for ax, (predictor, title) in zip(line, selection.PREDICTORS.items()):
             plots.candidates(ax, table, predictor, title, "Test accuracy" if ax is line[0] else "")
-            ax.set_title("r = " + said[predictor].split(",")[0] if said[predictor][0] in "+-" else said[predictor])
-        first = table.iloc[0]
-        stand_in = "" if table.stand_in.eq("").all() else "; with stand-ins, see source_selection.md"
-        line[0].set_title(
-            f"{label}: {len(table)} candidates, scale={first.scale}{stand_in}\n\n{line[0].get_title()}", loc="left"
-        )
+            ax.set_title("r = " + said[predictor].split(" ")[0] if said[predictor][0] in "+−-" else said[predictor])
+        stand_in = "" if table.stand_in.eq("").all() else "; stand-ins: see source_selection.md"
+        part.suptitle(f"{label}: {len(table)} candidates, scale={table.scale.iloc[0]}{stand_in}")
         shown = max((ax.get_legend_handles_labels() for ax in line), key=lambda found: len(found[1]))
-        line[-1].legend(*shown, loc="center left", bbox_to_anchor=(1, 0.5))
+        part.legend(*shown, loc="outside lower center", ncols=4)
     return fig
+
+
+def paper_name(target: str) -> str:
+    """A target data set as the paper writes it."""
+    named = paper_rows().query("target == @target").target_data
+    return target if named.empty else named.iloc[0]
 
 
 def _notes(used: pd.DataFrame) -> list[str]:
@@ -180,7 +215,7 @@ def _notes(used: pd.DataFrame) -> list[str]:
         label = plots.METHOD_STYLE[method]["label"]
         counts[label] = [f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}"]
         stand_ins[label] = [part for part in run.stand_in.iloc[0].split("; ") if part]
-    return [line for note in _by_method(counts) + _by_method(stand_ins) for line in textwrap.wrap(note, 48)]
+    return [note for note in _by_method(counts) + _by_method(stand_ins) if note]
 
 
 def _by_method(parts: dict[str, list[str]]) -> list[str]:

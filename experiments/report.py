@@ -1,52 +1,201 @@
-"""One self-contained HTML page with Table 1, the figures and what made them: python -m experiments.report [RESULTS]."""
+"""One self-contained HTML page: Table 1, figures, claims, protocol: python -m experiments.report [RESULTS]."""
 
 from __future__ import annotations
 
-import base64
 import io
+import re
+from functools import cache
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib import pyplot as plt
+from omegaconf import OmegaConf
 
-from experiments.figures import NAMES, STYLE, draw
-from experiments.table1 import CAPTION, build_table, layout, results_arguments
+from experiments.choices import choices
+from experiments.claims import CLAIMS, Evidence
+from experiments.figures import FIGURES, NAMES, STYLE, draw, figure_panels, panel_data
+from experiments.table1 import build_table, command, results_arguments
+from experiments.table1_text import (
+    CAPTION,
+    CONTROLS,
+    MEASURES,
+    WORDING,
+    best_of,
+    controls,
+    measure_parts,
+    needed,
+    notes,
+    row_notes,
+    wins,
+)
+from leep.data import DataError, DataMissing, DataSet, load_data
 from leep.files import write_atomically
-from leep.results import read_setting
+from leep.plots import METHOD_STYLE
+from leep.results import read_setting, read_times
+from leep.tasks import draw_task
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+CAPTIONS = {
+    "figure1": "LEEP scores vs. test accuracies, with best-fit lines (Section 5.1).",
+    "figure2": "Small target data sets by transferability level: the typical case of Sections 5.2 and 5.3.",
+    "figure3": "Average test accuracy of CNAPs by transferability level (Section 5.4).",
+    "figure4": "Convergence of fine-tuned models to reference models, CIFAR100 (Section 5.5).",
+    "figure5": "Test accuracy vs. four predictors for candidate source models, re-trained heads (Section 5.7).",
+    "figure6": "Average test accuracy by transferability level, small and balanced (Section 5.2, Appendix B).",
+    "figure7": "Average test F1 score by transferability level, small and imbalanced (Section 5.3, Appendix B).",
+    "figure8": "Convergence of fine-tuned models to reference models, FashionMNIST (Section 5.5, Appendix B).",
+    "figure9": "Test accuracy vs. four predictors for candidate source models, both methods (Section 5.7, Appendix B).",
+}
 
 
-def figure_uri(fig: plt.Figure) -> str:
-    """A figure as an inline PNG."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
-    plt.close(fig)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def table_rows(table: pd.DataFrame) -> list[dict]:
+    """The 21 rows: the paper's wording, a cell a measure with what it is sorted by, what stands behind it."""
+    letters, rows = notes(table), []
+    for number, lines in table.groupby("row"):
+        first, best = lines.iloc[0], best_of(lines)
+        cells = []
+        for line in lines[lines.measure.isin(list(MEASURES))].itertuples():
+            r, spread, paper, difference = measure_parts(line, best)
+            names = {"r": r.strip("⟦⟧"), "interval": spread, "paper": paper, "difference": difference}
+            p_value = (
+                "" if pd.isna(line.p_value) else "p < 0.001" if line.p_value < 0.001 else f"p = {line.p_value:.3f}"
+            )
+            cells.append(names | {"best": r.startswith("⟦"), "p": p_value, "sort": "" if pd.isna(line.r) else line.r})
+        what = {k: "" if pd.isna(first[k]) else first[k] for k in ("n_tasks", "epochs", "engine", "weights", "data")}
+        named = {k: first[k] for k in (*WORDING, "section", "scale")} | what
+        rows.append({"row": number, "cells": cells, "notes": row_notes(first.stand_in, letters), **named})
+    return rows
 
 
-def _html(cell: str) -> Markup:
-    return Markup(str(escape(cell)).replace("⟦", "<b>").replace("⟧", "</b>"))
+def behind_rows(table: pd.DataFrame, results: Path, seed: int) -> list[dict]:
+    """Of every computed row its command, checksums, and what the run recorded of itself."""
+    rows = []
+    for line in table[(table.measure == "leep") & table.n_tasks.notna()].itertuples():
+        folder = results / line.run
+        tasks, training = read_setting(folder.parent), read_setting(folder)
+        source, target = tasks["setting"]["source"], tasks["setting"]["target"]
+        rows.append(
+            {
+                "row": line.row,
+                "run": line.run,
+                "command": run_command(tasks["setting"], training, line.method, seed),
+                "checksums": {"weights": source.get("weights_sha256"), target["name"]: target.get("sha256")},
+                "recorded": training["provenance"],
+                "times": read_times(folder),
+            }
+        )
+    return rows
+
+
+def run_command(tasks: dict, training: dict, method: str, seed: int) -> str:
+    """The command that computes a run again."""
+    names = tasks["experiment"], tasks["source"]["name"], tasks["target"]["name"], method
+    experiment = OmegaConf.load(CONF / "experiment" / f"{tasks['experiment']}.yaml")
+    values = {"scale": training["setting"]["scale"]}
+    if values["scale"] == "paper" and training["notes"]["n_tasks"] != experiment.n_tasks:
+        values["n_tasks"] = training["notes"]["n_tasks"]
+    if tasks["engine"]["name"] != "gluon":
+        values |= {"engine": tasks["engine"]["name"], "engine.precision": tasks["engine"]["precision"]}
+    if tasks["engine"].get("device", "cpu") != "cpu":
+        values["engine.device"] = tasks["engine"]["device"]
+    return command(*names, seed, **values)
 
 
 def settings(results: Path) -> list[dict]:
-    """What stands behind every run: the settings and the provenance of its two folders."""
+    """All that determines every run: the settings and the provenance of its two folders."""
     folders = sorted(p.parent for p in results.glob("*/*/*/*/*/transfers.csv"))
     return [
         {"run": f.relative_to(results), "tasks": read_setting(f.parent), "transfer": read_setting(f)} for f in folders
     ]
 
 
+def svg(fig: plt.Figure, name: str, label: str) -> Markup:
+    """A figure as an element of a page, without addresses of the network."""
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": name}):  # ids are those of one figure on the page
+        fig.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(fig)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+
+
+def mark_points(fig: plt.Figure, results: Path, runs: pd.DataFrame, seed: int) -> dict[str, list[str]]:
+    """Name Figure 1's groups of points in the SVG; what to say of each point, by group, in the points' order."""
+    said = {}
+    for number, (ax, rows) in enumerate(zip(fig.axes, figure_panels(FIGURES["figure1"]))):
+        data, _ = panel_data(FIGURES["figure1"], rows, results, runs, seed)
+        groups = data.groupby("method", sort=False) if len(data) else ()
+        for points, (method, group) in zip(ax.collections, groups):
+            points.set_gid(f"points-{number}-{method}")
+            setting, label = (
+                read_setting((results / group.run.iloc[0]).parent)["setting"],
+                METHOD_STYLE[method]["label"],
+            )
+            said[points.get_gid()] = [
+                f"{label}, task {task.task}: LEEP {task.score:.3f}, test accuracy {task.accuracy:.3f}, "
+                f"{task.n_classes} classes, {task.n_examples} examples{classes_of(setting, task.task)}"
+                for task in group.itertuples()
+            ]
+    return said
+
+
+def classes_of(setting: dict, task: int) -> str:
+    """Classes of a task of Section 5.1, or those that it lacks where they are fewer; empty without the run's data."""
+    data = _find_data(setting["target"]["name"], setting["target"].get("sha256"))
+    if data is None:
+        return ""
+    present = np.unique(data.train_labels)  # enough to draw the classes: they come first, and with all their examples
+    drawn = draw_task(setting["experiment"], task, setting["seed"], present, present, **setting["task"]).classes
+    lacking = np.setdiff1d(present, drawn)
+    names = [data.class_names[c] for c in (drawn if len(drawn) <= len(lacking) else lacking)]
+    return f": {', '.join(names)}" if len(drawn) <= len(lacking) else f": all but {', '.join(names) or 'none'}"
+
+
+@cache
+def _find_data(name: str, sha256: str | None) -> DataSet | None:
+    """The data set of a run if it is found here and is the same."""
+    try:
+        data = load_data(name) if sha256 and name != "folder" else None
+    except (DataMissing, DataError):
+        return None
+    return data if data and data.sha256 == sha256 else None
+
+
 def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     """The page as text."""
     table = build_table(runs, seed)
-    header, *rows = ([_html(cell) for cell in row] for row in layout(table))
-    needs = table[(table.measure == "leep") & table.n_tasks.isna()][["row", "needs"]].itertuples(index=False)
-    template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_name("report.html").read_text())
+    evidence = Evidence(results, runs, seed, table)
+    figures, points = {}, {}
     with plt.style.context(STYLE):
-        figures = {name: figure_uri(draw(name, results, runs, seed)) for name in NAMES}
+        for name in NAMES:
+            fig = draw(name, results, runs, seed)
+            points |= mark_points(fig, results, runs, seed) if name == "figure1" else {}
+            figures[name] = svg(fig, name, CAPTIONS[name])
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        Path(__file__).with_name("report.html").read_text()
+    )
     return template.render(
-        caption=CAPTION, header=header, rows=rows, needs=list(needs), figures=figures, settings=settings(results)
+        seed=seed,
+        wins=wins(table),
+        rows=table_rows(table),
+        measures=list(MEASURES.values()),
+        notes=notes(table),
+        needs=needed(table),
+        caption=CAPTION,
+        controls=controls(table),
+        controls_caption=CONTROLS,
+        figures=figures,
+        captions=CAPTIONS,
+        points=points,
+        claims=[(claim, claim.judge(evidence)) for claim in CLAIMS],
+        choices=choices(),
+        behind=behind_rows(table, results, seed),
+        settings=settings(results),
     )
 
 

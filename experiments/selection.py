@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.table1 import MEASURES, SCALES, rank, results_arguments
+from experiments.table1 import SCALES, rank, results_arguments
+from experiments.table1_text import MEASURES
 from leep.files import write_atomically
 from leep.results import read_setting
 from leep.statistics import pearson

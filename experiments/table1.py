@@ -5,32 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from experiments.table1_text import MEASURES, TRIVIAL, WORDING, to_latex, to_markdown, to_terminal
 from leep.data import DataError, DataMissing, find_data
 from leep.files import write_atomically
 from leep.results import ResultsError, read_runs
 from leep.sources.weights import WeightsError, WeightsMissing, find_weights
-from leep.statistics import Correlation, metric_of, pearson
+from leep.statistics import metric_of, paired_difference, partial_pearson, pearson
 
-MEASURES = {"leep": "LEEP", "nce": "NCE", "h_score": "H score"}
 COLUMNS = [
-    "row",
-    "method",
-    "source",
-    "target",
-    "setting",
-    "measure",
-    "r",
-    "r_low",
-    "r_high",
-    "p_value",
-    "n_tasks",
-    "scale",
-    "stand_in",
-    "paper_r",
-    "needs",
+    *("row", "section", "setting", "method", "source", "target", *WORDING),
+    *("measure", "r", "r_low", "r_high", "p_value", "paper_r", "paper_significant", "difference"),
+    *("partial_r", "partial_low", "partial_high", "partial_p"),  # given the logarithm of the number of classes
+    *("leep_better_by", "leep_better_low", "leep_better_high", "leep_better_p"),  # LEEP's r less this one's
+    *("n_tasks", "epochs", "engine", "scale", "weights", "data", "stand_in", "run", "needs"),
 ]
 _ROOT = Path(__file__).resolve().parent.parent
 SCALES = ["paper", "quick", "smoke"]  # the first that is there is shown
@@ -107,131 +98,81 @@ def what_is_needed(row, seed: int = 0) -> str:
         lacks.append(f"{row['target_data']} (make data)")
     if row["method"] == "cnaps":
         lacks.append(f"CNAPs meta-trained for {row['source']} (scripts/train_cnaps.py)")
-    command = (
-        f"python run.py experiment={row['setting']} 'source=[{row['source']}]' 'target=[{row['target']}]' "
-        f"'method=[{row['method']}]'" + (f" seed={seed}" if seed else "")
-    )
-    return "; ".join([*lacks, command])
+    return "; ".join([*lacks, command(row["setting"], row["source"], row["target"], row["method"], seed)])
+
+
+def command(experiment: str, source: str, target: str, method: str, seed: int, **values) -> str:
+    """The command that computes a row; `values` are further ones that differ from the configuration's."""
+    values |= {"seed": seed} if seed else {}
+    lists = f"'source=[{source}]' 'target=[{target}]' 'method=[{method}]'"
+    return " ".join([f"python run.py experiment={experiment} {lists}", *(f"{k}={v}" for k, v in values.items())])
 
 
 def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """One line a row of the paper's table and measure, with the columns `COLUMNS`; r is absent where not computed."""
+    """One line a row of the paper's table and predictor, with the columns `COLUMNS`; r is absent where not computed."""
     lines = []
     for _, row in paper_rows().iterrows():
         run = select_run(runs, row, seed)
-        for measure in MEASURES:
-            line = {k: row[k] for k in ("row", "method", "source", "target", "setting")} | {"measure": measure}
-            group = run[run.measure == measure] if len(run) else run
-            lines.append(line | {"paper_r": row[measure]} | _correlate(group, row, seed))
-    return pd.DataFrame(lines, columns=COLUMNS).astype({"n_tasks": "Int64"})
+        common = {k: row[k] for k in COLUMNS if k in row} | {"stand_in": "", "scale": ""}
+        if run.empty or run.task.nunique() < 3:
+            common["needs"] = what_is_needed(row, seed)
+        else:
+            common |= {k: run[k].iloc[0] for k in ("epochs", "engine", "scale", "weights", "data", "stand_in", "run")}
+        for predictor in (*MEASURES, *TRIVIAL):
+            computed = {} if "needs" in common else _correlate(predictors(run, row["setting"]), predictor)
+            lines.append(common | {"measure": predictor} | _papers(row, predictor, computed.get("r")) | computed)
+    table = pd.DataFrame(lines, columns=COLUMNS).astype({"n_tasks": "Int64", "epochs": "Int64"})
+    return table.astype({c: float for c in COLUMNS if c.startswith(("r_", "partial", "leep_")) or c == "r"})
 
 
-def _correlate(group: pd.DataFrame, row, seed: int) -> dict:
-    if len(group) < 3:
-        return {"needs": what_is_needed(row, seed), "scale": "", "stand_in": ""}
-    found: Correlation = pearson(group.score.to_numpy(), group[metric_of(row["setting"])].to_numpy())
-    return {
-        "r": found.r,
-        "r_low": found.low,
-        "r_high": found.high,
-        "p_value": found.p_value,
-        "n_tasks": found.n,
-        "scale": group.scale.iloc[0],
-        "stand_in": group.stand_in.iloc[0],
-        "needs": "" if found.r is not None else UNDEFINED,
-    }
+def predictors(run: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """A row a task of a run that has all measures: `accuracy`, what is correlated with it, and `log_n_classes`."""
+    scores = run.pivot(index="task", columns="measure", values="score")
+    tasks = run.drop_duplicates("task").set_index("task")
+    log_n_classes = np.log(tasks.n_classes)
+    columns = {"minus_log_n_classes": -log_n_classes, "log_n_classes": log_n_classes, "n_examples": tasks.n_examples}
+    return scores.assign(accuracy=tasks[metric_of(setting)], **columns).dropna()
 
 
-def _cell(line, best: bool, paper_star: str, missing: str) -> str:
-    """r with interval and the paper's value; an asterisk where p > 0.05, bold for the best of a row, as the paper."""
-    paper = f"(paper {line.paper_r:+.3f}{paper_star})"
-    if pd.isna(line.n_tasks):
-        return f"{missing} {paper}"
-    if pd.isna(line.r):
-        return f"undefined {paper}"
-    r = f"{line.r:+.3f}" + ("*" if line.p_value > 0.05 else "")
-    return f"{f'⟦{r}⟧' if best else r} [{line.r_low:+.2f}, {line.r_high:+.2f}] {paper}"
+def _correlate(tasks: pd.DataFrame, predictor: str) -> dict:
+    """A predictor's correlation, what is left of it given the number of classes, and how far LEEP is ahead."""
+    if predictor not in tasks:
+        return {"needs": f"run with {predictor} among the measures"}
+    scores, accuracies = tasks[predictor].to_numpy(float), tasks.accuracy.to_numpy()
+    found = pearson(scores, accuracies)
+    line = {"r": found.r, "r_low": found.low, "r_high": found.high, "p_value": found.p_value, "n_tasks": found.n}
+    line["needs"] = "" if found.r is not None else UNDEFINED
+    if predictor in MEASURES and len(tasks) > 3:
+        given = partial_pearson(scores, accuracies, tasks.log_n_classes.to_numpy())
+        line |= {"partial_r": given.r, "partial_low": given.low, "partial_high": given.high, "partial_p": given.p_value}
+    if predictor != "leep" and "leep" in tasks:
+        ahead = paired_difference(tasks.leep.to_numpy(), scores, accuracies)
+        line |= {"leep_better_by": ahead.difference, "leep_better_low": ahead.low, "leep_better_high": ahead.high}
+        line["leep_better_p"] = ahead.p_value
+    return line
 
 
-def layout(table: pd.DataFrame, missing: str = "—") -> list[list[str]]:
-    """The table in the paper's layout as text, a header and 21 rows; ⟦ and ⟧ enclose what is bold."""
-    header = ["Row", "Algorithm", "Source", "Target", "Source model", "Target data set", "Details", *MEASURES.values()]
-    rows = [[*header, "Tasks", "Scale", "Stand-in"]]
-    for (_, lines), (_, paper) in zip(table.groupby("row"), paper_rows().iterrows()):
-        best = lines.r.round(3).max()
-        # LEEP and NCE are significant everywhere
-        stars = {"h_score": "" if paper.h_score_significant == "yes" else "*"}
-        cells = [
-            _cell(line, pd.notna(line.r) and round(line.r, 3) == best, stars.get(line.measure, ""), missing)
-            for line in lines.itertuples()
-        ]
-        first = lines.iloc[0]
-        names = [paper.row, paper.algorithm, paper.source_data, paper.target_data, paper.source_model, paper.properties]
-        tasks = "" if pd.isna(first.n_tasks) else first.n_tasks
-        rows.append([str(v) for v in (*names, f"Sec. {paper.section}", *cells, tasks, first.scale, first.stand_in)])
-    return rows
+def _papers(row, predictor: str, r: float | None) -> dict:
+    """The paper's value and ours less it; for LEEP and NCE all of the paper's are significant."""
+    if predictor not in MEASURES:
+        return {}
+    significant = predictor != "h_score" or row["h_score_significant"] == "yes"
+    difference = None if r is None else r - row[predictor]
+    return {"paper_r": row[predictor], "paper_significant": significant, "difference": difference}
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table, what its signs mean, and what each row that is not computed needs."""
-    rows = [[c.replace("⟦", "**").replace("⟧", "**") for c in r] for r in layout(table)]
-    widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(r, widths)) + " |" for r in rows]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    needs = table[(table.measure == "leep") & table.n_tasks.isna()]
-    parts = ["# Table 1\n", CAPTION + "\n", *lines]
-    if len(needs):
-        parts += [
-            "\nRows not computed, and what each needs:\n",
-            *(f"- row {n.row}: {n.needs}" for n in needs.itertuples()),
-        ]
-    return "\n".join(parts) + "\n"
-
-
-CAPTION = (
-    "Pearson correlation of each measure with the test accuracy (imbalanced: test F1 of the smaller class) of the "
-    "transferred models, [95 % bootstrap interval over tasks], (the paper's value). Bold: best of the row; "
-    "*: p > 0.05; —: not computed."
-)
-
-
-def to_latex(table: pd.DataFrame) -> str:
-    """The table with booktabs, to be input into a document; needs the packages booktabs and graphicx."""
-    rows = [[_escape(c).replace("⟦", r"\textbf{").replace("⟧", "}") for c in r] for r in layout(table, missing="--")]
-    lines = [" & ".join(r) + r" \\" for r in rows]
-    return (
-        "\n".join(
-            [
-                r"\begin{table}\centering",
-                r"\caption{" + _escape(CAPTION).replace("—", "--") + "}",
-                r"\resizebox{\textwidth}{!}{\begin{tabular}{r" + "l" * 9 + "rll}",
-                r"\toprule",
-                lines[0],
-                r"\midrule",
-                *lines[1:],
-                r"\bottomrule",
-                r"\end{tabular}}",
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
-
-
-def _escape(text: str) -> str:
-    for character in "&%_#":
-        text = text.replace(character, "\\" + character)
-    return text
-
-
-def main() -> None:
+def write(results: Path, runs: pd.DataFrame, seed: int) -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
-    results, runs, seed = results_arguments(__doc__)
     table = build_table(runs, seed)
     for suffix, text in (("csv", table.to_csv(index=False)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         write_atomically(results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
-    print(to_markdown(table))
-    print(f"written: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
+    print(to_terminal(table))
+    print(f"\nwritten: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
+
+
+def main() -> None:
+    """Table 1 of the results folder that is given."""
+    write(*results_arguments(__doc__))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
+import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -284,6 +286,7 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
         stand_in.append(f"meta-trained on {adaptation.card['data']}, {adaptation.card['size']} pixels")
     notes = {"stand_in": stand_in, "n_tasks": count}
     open_folder(inner, setting, notes, _provenance(cfg))
+    started = time.monotonic()
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
         missing = [i for i in range(count) if (str(i),) not in table.done]
         if method in ("retrain_head", "nearest_mean"):
@@ -294,9 +297,23 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
         else:
             _train_networks(work, setting, missing, table, inner, failed)
         done = sum((str(i),) in table.done for i in range(count))
+    if missing:
+        _record_time(inner, len(missing), time.monotonic() - started, work)
     print(f"  {method}: {done} tasks{'' if missing else ' were done before'}: {inner / 'transfers.csv'}")
     if cfg.experiment != SETTING:
         _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
+
+
+def _record_time(folder: Path, tasks: int, seconds: float, work: Work) -> None:
+    """Add a line to times.jsonl: what this call did, how long it took, and on what."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.machine()
+    done = {"tasks": tasks, "seconds": round(seconds, 1), "workers": work.workers, "device": work.cfg.engine.device}
+    with open(folder / "times.jsonl", "a") as file:
+        file.write(json.dumps({**done, "cpu": cpu}) + "\n")
 
 
 def _classify_features(work: Work, setting: dict, missing: list[int], table: Table) -> None:

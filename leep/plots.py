@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 METHOD_STYLE = {  # colours of Okabe and Ito (2008), told apart by marker and hatch in grey
     "retrain_head": {"label": "Re-train head", "color": "#0072B2", "marker": "o", "hatch": ""},
@@ -88,7 +90,7 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
     ax.set(
         xlabel="Transferability level (LEEP)", ylabel=y_label, xticks=range(1, n_levels + 1), xlim=(0.5, n_levels + 0.5)
     )
-    ax.margins(y=0.25)  # room for the legend
+    ax.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))  # room for the legend
     ax.legend(loc="upper left", ncols=len(methods), columnspacing=1)
     return ax
 
@@ -107,14 +109,17 @@ def convergence(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str =
     """
     colors = colormaps["viridis"](np.linspace(0, 0.85, n_levels))  # a level looks the same in every panel
     ax.axhline(0, color="0.5", linewidth=0.8, zorder=1)
-    for level, color, style in zip(range(n_levels, 0, -1), colors, itertools.cycle(("-", "--", "-.", ":"))):
+    styles = itertools.cycle(("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))))
+    for level, color, style in zip(range(n_levels, 0, -1), colors, styles):
         group = table[table.level == level]
         if group.empty:
             continue
         curve = group.groupby("epoch").difference
         mean, error = curve.mean(), curve.sem()
         count = group.task.nunique()
-        ax.plot(mean.index, mean, style, color=color, label=f"level {level} ({count} task{'s' * (count != 1)})")
+        ax.plot(
+            mean.index, mean, linestyle=style, color=color, label=f"level {level} ({count} task{'s' * (count != 1)})"
+        )
         ax.fill_between(mean.index, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
     ax.set(xlabel="Epoch", ylabel=y_label, xlim=(0, table.epoch.max()))
     ax.legend(loc="lower right", title="LEEP, mean ± standard error")
@@ -141,8 +146,18 @@ def candidates(ax: Axes, table: pd.DataFrame, predictor: str, x_label: str, y_la
     return ax
 
 
-def message(ax: Axes, text: str) -> Axes:
-    """A panel without data says what to run."""
-    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=7, color="0.35", wrap=True)
+def message(ax: Axes, text: str, figure: SubFigure | None = None) -> Axes:
+    """A panel without data says what to run, in the middle of it or of a whole row of panels."""
+    box = {"boxstyle": "round,pad=0.6", "facecolor": "0.95", "edgecolor": "none"}
+    centre = figure.transSubfigure if figure else ax.transAxes
+    ax.text(0.5, 0.45, text, ha="center", va="center", transform=centre, fontsize=7, color="0.3", bbox=box)
     ax.set_axis_off()
+    return ax
+
+
+def note(ax: Axes, text: str, width: int = 64) -> Axes:
+    """What must be known of a panel, in small type below it."""
+    below = {"xytext": (0, -32), "textcoords": "offset points", "xycoords": "axes fraction"}
+    wrapped = "\n".join(textwrap.wrap(text, width))
+    ax.annotate(wrapped, (0.5, 0), **below, ha="center", va="top", fontsize=6, color="0.3")
     return ax

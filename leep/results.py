@@ -7,6 +7,7 @@ results/<experiment>/<source>/<target>/seed<seed>-<hash>/
         setting.json                what else determines the transferred models
         transfers.csv               task, method, test_accuracy …
         curves.csv                  task, epoch, test_accuracy of networks, where it is asked for
+        times.jsonl                 a line a call: tasks, seconds, workers, device, cpu
         checkpoints/                trainings that were interrupted
 """
 
@@ -163,9 +164,9 @@ def _read_rows(path: Path) -> pd.DataFrame:
 def read_runs(root: Path) -> pd.DataFrame:
     """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
-    Besides the columns of the two CSVs: `setting`, `source`, `trained_on`, `target`, `seed`, `engine`, `scale`,
-    `epochs`, `run` (the folder), `stand_in`, what differs from the paper (empty where nothing does), and whether all
-    tasks that were asked for are `finished`.
+    Besides the columns of the two CSVs: `setting`, `source`, `trained_on`, `target`, `seed`, `weights` (origin), `data`
+    (variant), `engine`, `scale`, `epochs`, `run` (the folder), `stand_in`, what differs from the paper (empty where
+    nothing does), and whether all tasks that were asked for are `finished`.
     """
     frames = []
     for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
@@ -186,6 +187,8 @@ def read_runs(root: Path) -> pd.DataFrame:
                 trained_on=outer["source"]["trained_on"],
                 target=outer["target"]["name"],
                 seed=outer["seed"],
+                weights=outer["source"].get("weights"),
+                data=outer["target"].get("variant"),
                 engine=f"{outer['engine']['name']} {outer['engine']['precision']}",
                 scale=inner["scale"],
                 epochs=inner.get("epochs"),
@@ -201,3 +204,9 @@ def read_curves(run: Path) -> pd.DataFrame:
     """Test accuracy by `task` and `epoch` of a run's folder; empty if it kept no curves."""
     path = Path(run) / "curves.csv"
     return _read_rows(path) if path.exists() else pd.DataFrame()
+
+
+def read_times(run: Path) -> list[dict]:
+    """What the calls that made a run's folder recorded of their duration and machine; empty if none did."""
+    path = Path(run) / "times.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

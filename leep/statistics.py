@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,17 @@ class Correlation:
     """Pearson's r in [−1, 1], two-sided p-value and 95 % interval; None where r is undefined (a constant column)."""
 
     r: float | None
+    p_value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two correlations, two-sided p-value and 95 % interval; None where one is undefined."""
+
+    difference: float | None
     p_value: float | None
     low: float | None
     high: float | None
@@ -45,30 +57,126 @@ def pearson(scores: np.ndarray, accuracies: np.ndarray, n_resamples: int = 10_00
     ValueError
         If the shapes differ, there are fewer than three tasks, or a value is not finite.
     """
-    x, y = np.asarray(scores, float), np.asarray(accuracies, float)
-    if x.ndim != 1 or x.shape != y.shape or len(x) < 3:
-        raise ValueError(
-            f"scores and accuracies must have one shape (n_tasks,), n_tasks ≥ 3, got {x.shape} and {y.shape}"
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("scores and accuracies must be finite")
-    if _is_constant(x) or _is_constant(y):
-        return Correlation(None, None, None, None, len(x))
-    r = float(_rowwise_r(x[None], y[None])[0])
-    t = abs(r) * np.sqrt((len(x) - 2) / max(1 - r * r, np.finfo(float).tiny))
-    p_value = float(2 * special.stdtr(len(x) - 2, -t))  # Student's t with n − 2 degrees of freedom
-    rows = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
-    resampled = _rowwise_r(x[rows], y[rows])
-    low, high = np.percentile(resampled[~(_is_constant(x[rows]) | _is_constant(y[rows]))], [2.5, 97.5])
-    return Correlation(r, p_value, float(low), float(high), len(x))
+    columns = _columns(3, scores=scores, accuracies=accuracies)
+    if _is_constant(columns).any():
+        return Correlation(None, None, None, None, columns.shape[1])
+    r = float(_correlations(columns)[0, 1])
+    low, high = _percentiles(_resampled_correlations(columns, n_resamples, seed)[:, 0, 1])
+    return Correlation(r, _p_value(r, columns.shape[1] - 2), low, high, columns.shape[1])
 
 
-def _rowwise_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r of each row; NaN or rounding where a row is constant."""
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+def partial_pearson(
+    scores: np.ndarray, accuracies: np.ndarray, given: np.ndarray, n_resamples: int = 10_000, seed: int = 0
+) -> Correlation:
+    """Pearson correlation of what a linear regression on `given` leaves of scores and of accuracies.
+
+    Parameters
+    ----------
+    scores, accuracies, given : float arrays `(n_tasks,)`
+        Finite, at least four. Where one is constant, or one a linear function of `given`, the result is undefined.
+    n_resamples, seed : int
+        As for `pearson`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there are fewer than four tasks, or a value is not finite.
+    """
+    columns = _columns(4, scores=scores, accuracies=accuracies, given=given)
+    r = _partial(_correlations(columns))
+    if _is_constant(columns).any() or np.isnan(r):
+        return Correlation(None, None, None, None, columns.shape[1])
+    low, high = _percentiles(_partial(_resampled_correlations(columns, n_resamples, seed)))
+    return Correlation(float(r), _p_value(float(r), columns.shape[1] - 3), low, high, columns.shape[1])
+
+
+def paired_difference(
+    scores: np.ndarray, other_scores: np.ndarray, accuracies: np.ndarray, n_resamples: int = 10_000, seed: int = 0
+) -> Difference:
+    """How much better `scores` correlate with the accuracies than `other_scores`, by a paired bootstrap over tasks.
+
+    Parameters
+    ----------
+    scores, other_scores, accuracies : float arrays `(n_tasks,)`
+        Finite, at least three; every resample takes the same tasks of each.
+    n_resamples, seed : int
+        As for `pearson`. The p-value is two-sided: twice the share of resamples on the rarer side of zero.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there are fewer than three tasks, or a value is not finite.
+    """
+    columns = _columns(3, scores=scores, other_scores=other_scores, accuracies=accuracies)
+    if _is_constant(columns).any():
+        return Difference(None, None, None, None, columns.shape[1])
+    r = _correlations(columns)
+    resampled = _resampled_correlations(columns, n_resamples, seed)
+    differences = resampled[:, 0, 2] - resampled[:, 1, 2]
+    differences = differences[~np.isnan(differences)]
+    rarer = min((differences <= 0).sum(), (differences >= 0).sum())
+    p_value = min(1.0, 2 * float(rarer + 1) / (len(differences) + 1))
+    return Difference(float(r[0, 2] - r[1, 2]), p_value, *_percentiles(differences), columns.shape[1])
+
+
+def _columns(least: int, **arrays: np.ndarray) -> np.ndarray:
+    """The checked arrays as rows of one, `(k, n_tasks)`."""
+    columns = [np.asarray(a, float) for a in arrays.values()]
+    names = " and ".join(", ".join(arrays).rsplit(", ", 1))
+    shapes = [c.shape for c in columns]
+    if columns[0].ndim != 1 or len(set(shapes)) > 1 or len(columns[0]) < least:
+        got = " and ".join(map(str, shapes))
+        raise ValueError(f"{names} must have one shape (n_tasks,), n_tasks ≥ {least}, got {got}")
+    if not all(np.isfinite(c).all() for c in columns):
+        raise ValueError(f"{names} must be finite")
+    return np.stack(columns)
+
+
+def _correlations(columns: np.ndarray) -> np.ndarray:
+    """Pearson's r of every two rows; NaN where one is constant."""
+    centred = columns - columns.mean(1, keepdims=True)
+    products = centred @ centred.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return np.clip(r, -1, 1)
+        return np.clip(products / np.sqrt(np.outer(products.diagonal(), products.diagonal())), -1, 1)
+
+
+def _resampled_correlations(columns: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """`(n_resamples, k, k)`: `_correlations` of resamples of the tasks; NaN where a resample is constant."""
+    k, n = columns.shape
+    weights = _weights(n, n_resamples, seed)
+    z = ((columns - columns.mean(1, keepdims=True)) / columns.std(1, keepdims=True)).T
+    means = weights @ z
+    products = (weights @ (z[:, :, None] * z[:, None, :]).reshape(n, -1)).reshape(-1, k, k)
+    covariances = products - means[:, :, None] * means[:, None, :]
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    deviations = np.sqrt(np.where(variances > 1e-12, variances, np.nan))  # z has variance 1: less is rounding
+    return np.clip(covariances / (deviations[:, :, None] * deviations[:, None, :]), -1, 1)
+
+
+@functools.lru_cache(maxsize=1)  # of all measures and differences of a run
+def _weights(n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each of `n` tasks is drawn in each resample, `(n_resamples, n)`, divided by `n`."""
+    drawn = np.random.default_rng(seed).integers(0, n, (n_resamples, n))
+    drawn += n * np.arange(n_resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n_resamples * n).reshape(n_resamples, n) / n
+
+
+def _partial(r: np.ndarray) -> np.ndarray:
+    """The correlation of the first two columns given the third; NaN where the third explains one of them fully."""
+    left = (1 - r[..., 0, 2] ** 2) * (1 - r[..., 1, 2] ** 2)
+    left = np.where(left > 1e-12, left, np.nan)
+    return np.clip((r[..., 0, 1] - r[..., 0, 2] * r[..., 1, 2]) / np.sqrt(left), -1, 1)
+
+
+def _p_value(r: float, degrees: int) -> float:
+    """Two-sided, of Student's t."""
+    t = abs(r) * np.sqrt(degrees / max(1 - r * r, np.finfo(float).tiny))
+    return float(2 * special.stdtr(degrees, -t))
+
+
+def _percentiles(resampled: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(resampled[~np.isnan(resampled)], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def levels(scores: np.ndarray, n_levels: int = 5) -> np.ndarray:

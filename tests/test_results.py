@@ -95,7 +95,7 @@ def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path)
         {
             "experiment": "e",
             "seed": 0,
-            "source": {"name": "s"},
+            "source": {"name": "s", "trained_on": "S"},
             "target": {"name": "t"},
             "engine": {"name": "gluon", "precision": "float32"},
         },

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leep.statistics import levels, pearson
+from leep.statistics import levels, paired_difference, partial_pearson, pearson
 
 
 def test_pearson_by_hand():
@@ -80,3 +80,72 @@ def test_levels_have_equal_width():
     assert levels(scores).tolist() == [1, 1, 2, 3, 5, 5]  # level 4 is empty and stays so
     assert levels(np.full(4, 2.0)).tolist() == [1, 1, 1, 1]
     assert levels(-scores).tolist() == [5, 5, 5, 3, 1, 1]
+
+
+def made_up(n=80, seed=4):
+    """Scores and accuracies that both fall with the number of classes, and scores of another measure."""
+    rng = np.random.default_rng(seed)
+    given, noise, other, score = rng.standard_normal((4, n))
+    return given + score, 2 * given + score + noise, given, given + other
+
+
+def test_partial_correlation_by_hand():
+    # r_xy = 1/2, r_xz = −1/2, r_yz = 1/2 … by the formula (r_xy − r_xz r_yz) / √((1 − r_xz²)(1 − r_yz²))
+    x, y, z = np.array([1.0, -1, 0, 0]), np.array([1.0, 0, -1, 0]), np.array([0.0, 1, -1, 0])
+    assert np.allclose([pearson(a, b, 10).r for a, b in ((x, y), (x, z), (y, z))], [0.5, -0.5, 0.5])
+    assert partial_pearson(x, y, z, n_resamples=10).r == pytest.approx((0.5 + 0.25) / 0.75, abs=1e-12)
+
+
+def test_partial_correlation_is_that_of_the_residuals():
+    x, y, z, _ = made_up()
+    residuals = [v - np.polyval(np.polyfit(z, v, 1), z) for v in (x, y)]
+    found = partial_pearson(x, y, z)
+    assert found.r == pytest.approx(stats.pearsonr(*residuals).statistic, abs=1e-12)
+    t = found.r * np.sqrt((len(x) - 3) / (1 - found.r**2))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), len(x) - 3), rel=1e-9)
+    assert found.low < found.r < found.high < pearson(x, y).r and found.n == 80
+
+
+def test_partial_correlation_is_undefined_without_variation():
+    x, y, z, _ = made_up()
+    for given in (np.ones(80), x, 3 - 2 * y):
+        assert partial_pearson(x, y, given).r is None
+    assert partial_pearson(np.full(80, 4.0), y, z).r is None
+    with pytest.raises(ValueError, match="scores, accuracies and given must have one shape"):
+        partial_pearson(x, y, z[:5])
+
+
+def slow_intervals(x, y, z, other, count=400):
+    """Resamples one by one, drawn as the fast routine draws them."""
+    rows = np.random.default_rng(0).integers(0, len(x), (count, len(x)))
+    r = [np.corrcoef([x[i], y[i], z[i], other[i]]) for i in rows]
+    partial = [(m[0, 1] - m[0, 2] * m[1, 2]) / np.sqrt((1 - m[0, 2] ** 2) * (1 - m[1, 2] ** 2)) for m in r]
+    return [np.percentile(v, [2.5, 97.5]) for v in ([m[0, 1] for m in r], partial, [m[0, 1] - m[3, 1] for m in r])]
+
+
+def test_intervals_are_those_of_resamples_one_by_one():
+    x, y, z, other = made_up()
+    found = pearson(x, y, 400), partial_pearson(x, y, z, 400), paired_difference(x, other, y, 400)
+    for fast, slow in zip(found, slow_intervals(x, y, z, other), strict=True):
+        np.testing.assert_allclose([fast.low, fast.high], slow, atol=1e-12)
+
+
+def test_paired_difference():
+    x, y, _, other = made_up()
+    found = paired_difference(x, other, y)
+    assert found.difference == pytest.approx(stats.pearsonr(x, y)[0] - stats.pearsonr(other, y)[0], abs=1e-12)
+    back = paired_difference(other, x, y)
+    assert (back.difference, back.low, back.high) == pytest.approx((-found.difference, -found.high, -found.low))
+    assert found.p_value == back.p_value
+    same = paired_difference(x, 2 * x + 1, y)
+    assert same.difference == pytest.approx(0, abs=1e-12) and same.p_value > 0.05
+    assert paired_difference(np.full(80, 4.0), x, y).difference is None
+
+
+def test_a_difference_is_found_about_as_often_as_it_should_be():
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(200):
+        y, *noise = rng.standard_normal((3, 60))
+        found.append(paired_difference(y + noise[0], y + noise[1], y, n_resamples=400).p_value)
+    assert np.mean(np.array(found) <= 0.05) < 0.12  # equally good measures

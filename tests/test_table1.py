@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 from experiments.figures import FIGURES, NAMES, _notes, accuracy_data, convergence_data, draw
-from experiments.report import render
-from experiments.table1 import COLUMNS, UNDEFINED, build_table, layout, paper_rows, select_run, to_latex, to_markdown
+from experiments.table1 import COLUMNS, UNDEFINED, build_table, paper_rows, select_run
+from experiments.table1_text import MEASURES, TRIVIAL, controls, layout, to_latex, to_markdown, to_terminal, wins
 from leep import plots
 from leep.results import Table, open_folder, read_runs
 from leep.statistics import levels
@@ -32,6 +32,7 @@ def write_run(
     slope=2.0,
     asked=None,
     method="retrain_head",
+    classes=(4,),
 ):
     """A run in which accuracy is `slope` × LEEP + noise, NCE is noise and the H score is constant."""
     rng = np.random.default_rng([n, seed])
@@ -48,15 +49,15 @@ def write_run(
     inner = folder / f"{method}-{scale}"
     open_folder(inner, {"scale": scale, "epochs": 50}, {"stand_in": [], "n_tasks": asked or n}, {})
     accuracy = 0.5 + 0.1 * (slope * leep + noise)
-    common = {"n_classes": 4, "n_examples": 120}
+    common = [{"n_classes": classes[i % len(classes)], "n_examples": 120} for i in range(n)]
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
         for i in range(n) if not t.done else ():
             for measure, score in (("leep", leep[i]), ("nce", nce[i]), ("h_score", 3.0)):
-                t.append({"task": i, **common, "measure": measure, "score": float(score)})
+                t.append({"task": i, **common[i], "measure": measure, "score": float(score)})
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
         for i in range(n):
             f1 = float(1 - accuracy[i]) if experiment == "small_imbalanced" else None
-            row = {"task": i, **common, "method": method, "test_accuracy": float(accuracy[i])}
+            row = {"task": i, **common[i], "method": method, "test_accuracy": float(accuracy[i])}
             t.append({**row, "test_f1": f1, "test_f1_macro": 0.5})
     return leep, accuracy
 
@@ -67,8 +68,8 @@ def line(table, row, measure):
 
 def test_all_21_rows_stand_from_the_first_day(tmp_path):
     table = build_table(read_runs(tmp_path))
-    assert list(table.columns) == COLUMNS and len(table) == 63
-    assert table.row.tolist() == [r for r in range(1, 22) for _ in range(3)]
+    assert list(table.columns) == COLUMNS and len(table) == 21 * 5
+    assert table.row.tolist() == [r for r in range(1, 22) for _ in (*MEASURES, *TRIVIAL)]
     assert table.r.isna().all() and (table.needs != "").all()
     assert table.n_tasks.isna().all()
     assert line(table, 21, "nce").paper_r == 0.310 and line(table, 4, "h_score").paper_r == 0.026
@@ -90,6 +91,7 @@ def test_correlations_are_scipys(tmp_path):
     found = line(build_table(read_runs(tmp_path)), 5, "leep")
     expected = stats.pearsonr(leep, accuracy)
     assert found.r == pytest.approx(expected.statistic, abs=1e-12) and found.p_value == pytest.approx(expected.pvalue)
+    assert found.difference == pytest.approx(found.r - 0.518)
     assert found.r_low < found.r < found.r_high and found.n_tasks == 30 and found.scale == "paper" and found.needs == ""
 
 
@@ -131,13 +133,60 @@ def test_seeds_are_never_mixed(tmp_path):
 def test_layout_marks_best_significance_and_stand_ins(tmp_path):
     write_run(tmp_path, "small_balanced", stand_in=["bundled sample of FashionMNIST"])
     table = build_table(read_runs(tmp_path))
-    cells = layout(table)[5]
-    assert cells[7].startswith("⟦+0.") and "*" not in cells[7]
-    assert "*" in cells[8] and "⟦" not in cells[8]
-    assert cells[12] == "bundled sample of FashionMNIST"
+    cells = dict(zip(*(layout(table)[i] for i in (0, 5))))
+    assert cells["LEEP"].startswith("⟦+0.") and "*" not in cells["LEEP"]
+    assert "*" in cells["NCE"] and "⟦" not in cells["NCE"]
+    assert cells["Notes"] == "a" and cells["Tasks"] == "30" and cells["Epochs"] == "50"
     markdown = to_markdown(table)
-    assert "**+0." in markdown and "bundled sample of FashionMNIST" in markdown and "row 1:" in markdown
-    assert markdown.count("\n| ") == 22
+    assert "**+0." in markdown and "- a: bundled sample of FashionMNIST" in markdown and "row 1:" in markdown
+    assert markdown.count("\n| ") == 22 + 2
+
+
+def test_terminal_fits_into_160_columns(tmp_path):
+    for method in ("retrain_head", "fine_tune"):
+        write_run(tmp_path, "small_imbalanced", method=method, target="cifar100", stand_in=["a stand-in"])
+    text = to_terminal(build_table(read_runs(tmp_path)))
+    assert max(map(len, text.splitlines())) <= 160 and "a: a stand-in" in text
+    assert sum(line[:2].strip().isdigit() for line in text.splitlines()) == 21 + 2
+
+
+def test_wins_count_rows_where_leep_is_not_below_the_others(tmp_path):
+    write_run(tmp_path, "small_balanced")
+    table = build_table(read_runs(tmp_path))
+    assert "here in 1 of 1 rows (1 of them" in wins(table)
+    assert "in the paper in 13 of 21 rows (11 of them without a tie)" in wins(table)
+    tied = table.assign(r=table.r.where(table.measure != "nce", table.r.max() + 1e-9))
+    assert "here in 1 of 1 rows (0 of them" in wins(tied)
+    assert "here in 0 of 0 rows" in wins(build_table(pd.DataFrame()))
+
+
+def test_trivial_predictors_partial_correlations_and_differences(tmp_path):
+    """Against scipy and the formula."""
+    leep, accuracy = write_run(tmp_path, "large_balanced", target="cifar100", n=40, classes=(2, 3, 5, 9, 17))
+    table = build_table(read_runs(tmp_path))
+    log_classes = np.log(np.resize([2, 3, 5, 9, 17], 40))
+    r_ay, r_lc, r_yc = (
+        stats.pearsonr(a, b).statistic for a, b in ((leep, accuracy), (leep, log_classes), (accuracy, log_classes))
+    )
+    found = line(table, 1, "leep")
+    assert found.partial_r == pytest.approx((r_ay - r_lc * r_yc) / np.sqrt((1 - r_lc**2) * (1 - r_yc**2)), abs=1e-12)
+    trivial = line(table, 1, "minus_log_n_classes")
+    assert trivial.r == pytest.approx(-r_yc, abs=1e-12) and trivial.leep_better_by == pytest.approx(r_ay + r_yc)
+    assert pd.isna(trivial.partial_r) and pd.isna(trivial.paper_r)
+    assert line(table, 1, "n_examples").needs == UNDEFINED and pd.isna(line(table, 1, "h_score").leep_better_by)
+    assert len(controls(table)) == 2 and controls(table)[1][5] == "—"
+    write_run(tmp_path / "one", "small_balanced")
+    assert pd.isna(line(build_table(read_runs(tmp_path / "one")), 5, "leep").partial_r)  # one number of classes
+
+
+def test_a_measure_that_was_not_run_is_absent(tmp_path):
+    write_run(tmp_path, "small_balanced")
+    for path in tmp_path.rglob("scores.csv"):
+        rows = pd.read_csv(path)
+        rows[rows.measure != "nce"].to_csv(path, index=False)
+    table = build_table(read_runs(tmp_path))
+    assert pd.isna(line(table, 5, "nce").r) and line(table, 5, "leep").n_tasks == 30
+    assert "— (paper +0.429)" in to_markdown(table) and len(controls(table)) == 2 and to_latex(table)
 
 
 def test_latex_is_balanced_and_escaped(tmp_path):
@@ -145,7 +194,8 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     text = to_latex(build_table(read_runs(tmp_path)))
     assert r"a\_b \& 5 \%" in text and r"\textbf{+0." in text
     body = [row for row in text.splitlines() if row.endswith(r"\\")]
-    assert len(body) == 22 and {row.replace(r"\&", "").count("&") for row in body} == {12}
+    assert {row.replace(r"\&", "").count("&") for row in body[1:]} == {16, 11}
+    assert len(body) == 23 + 2  # two lines of header; the second table
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -166,16 +216,53 @@ def test_latex_compiles(tmp_path):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
     figure = FIGURES[name]
-    target, experiment = figure.target or "cifar100", figure.experiment or figure.setting
+    source, target = figure.source or "cifar10_resnet20", figure.target or "cifar100"
+    setting = figure.settings[0]
     empty = draw(name, tmp_path, read_runs(tmp_path))
-    assert all(f"experiment={experiment}" in ax.texts[0].get_text() for ax in empty.axes)
-    write_run(tmp_path, figure.setting, target=target)
+    said = [ax.texts[0].get_text() for ax in empty.axes]
+    assert all("not computed: python run.py\nexperiment=" in text for text in said)
+    assert any(f"experiment={figure.experiment or setting}" in text for text in said)
+    method = "cnaps" if name == "figure3" else "retrain_head"
+    write_run(tmp_path, setting, source=source, target=target, method=method)
     if figure.experiment:
         write_convergence(tmp_path, target)
     fig = draw(name, tmp_path, read_runs(tmp_path))
-    title = f"CIFAR10 → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
-    drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.get_title()]
-    assert len(drawn) == 1 and title in drawn[0].get_title()
+    drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.texts[-1].get_text()]
+    title = (
+        f"{'ImageNet' if name == 'figure2' else 'CIFAR10'} → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
+    )
+    assert len(drawn) == 1 and title in drawn[0].get_title() and drawn[0].get_xlabel() and drawn[0].get_ylabel()
+    plt.close("all")
+
+
+def test_all_figures_of_the_paper_have_an_entry():
+    assert [f"figure{i}" for i in range(1, 10)] == NAMES
+
+
+def test_figure2_is_the_small_settings_from_imagenet_to_cifar100(tmp_path):
+    for setting in ("small_balanced", "small_imbalanced"):
+        for method in ("retrain_head", "fine_tune"):
+            write_run(tmp_path, setting, source="imagenet_resnet18", target="cifar100", method=method)
+    runs = read_runs(tmp_path)
+    balanced, imbalanced = draw("figure2", tmp_path, runs).axes
+    assert balanced.get_title() == "(a) Small, balanced: ImageNet → CIFAR100"
+    assert imbalanced.get_title() == "(b) Small, imbalanced: ImageNet → CIFAR100"
+    assert (balanced.get_ylabel(), imbalanced.get_ylabel()) == ("Average test accuracy", "Average test F1 score")
+    one = runs[(runs.setting == "small_imbalanced") & (runs.method == "fine_tune") & (runs.measure == "leep")]
+    means = one.groupby(levels(one.score.to_numpy())).test_f1.mean()
+    assert [c.get_label() for c in imbalanced.containers if c.get_label()[0] != "_"] == ["Re-train head", "Fine-tune"]
+    heights = [bar.get_height() for bar in imbalanced.patches[-len(means) :]]
+    np.testing.assert_allclose(heights, means)
+    plt.close("all")
+
+
+def test_figure1_shows_scores_accuracies_and_best_fit_lines(tmp_path):
+    leep, accuracy = write_run(tmp_path, "large_balanced", target="cifar100")
+    ax = draw("figure1", tmp_path, read_runs(tmp_path)).axes[1]
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), np.stack([leep, accuracy], axis=1))
+    fit = stats.linregress(leep, accuracy)
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(y, fit.intercept + fit.slope * x)
     plt.close("all")
 
 
@@ -270,7 +357,7 @@ def test_stand_ins_name_their_method_where_they_are_not_those_of_all():
             "stand_in": ["sample; 20 of 50 epochs"] * 2 + ["sample; 5 of 40 epochs"],
         }
     )
-    assert [note for note in _notes(used) if note] == [
+    assert _notes(used) == [
         "Re-train head: 2 tasks, scale=quick",
         "Fine-tune: 1 tasks, scale=quick",
         "sample",
@@ -290,18 +377,9 @@ def test_levels_are_the_same_range_of_scores_for_both_methods(tmp_path):
     data = accuracy_data(read_runs(tmp_path), rows, 0)
     assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 8}
     assert data.groupby("task")["level"].nunique().eq(1).all()
-    title = draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].get_title().replace("\n", " ")
-    assert "Re-train head: 30 tasks, scale=paper" in title and "Fine-tune: 8 tasks, scale=paper" in title
+    note = draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].texts[-1].get_text().replace("\n", " ")
+    assert "Re-train head: 30 tasks, scale=paper" in note and "Fine-tune: 8 tasks, scale=paper" in note
     plt.close("all")
-
-
-def test_report_holds_table_figures_and_settings(tmp_path):
-    write_run(tmp_path, "small_balanced", stand_in=["<sample>"])
-    page = render(tmp_path, read_runs(tmp_path))
-    assert page.count("<tr>") == 22 and "<b>+0." in page and "&lt;sample&gt;" in page and "<sample>" not in page
-    assert page.count("data:image/png;base64,") == len(NAMES)
-    assert "stand_in" in page
-    assert "http://" not in page and "https://" not in page
 
 
 @pytest.fixture
@@ -336,4 +414,4 @@ def test_no_source_stands_in_for_one_trained_on_other_data(tmp_path):
     assert set(table.row) == {5}
     write_run(tmp_path / "other", "small_balanced", source="imagenet_resnet34")
     table = build_table(read_runs(tmp_path / "other")).dropna(subset="n_tasks")
-    assert set(table.row) == {6} and set(table.stand_in) == {"imagenet_resnet34 for ResNet18"}
+    assert set(table.row) == {6} and set(table.stand_in) == {"imagenet_resnet34 for ResNet18 of ImageNet"}
