@@ -198,7 +198,7 @@ def _draw_selection(methods: list[str], results: Path, runs: pd.DataFrame, seed:
         stand_in = "" if table.stand_in.eq("").all() else "; stand-ins: see source_selection.md"
         part.suptitle(f"{label}: {len(table)} candidates, scale={table.scale.iloc[0]}{stand_in}")
         shown = max((ax.get_legend_handles_labels() for ax in line), key=lambda found: len(found[1]))
-        part.legend(*shown, loc="outside lower center", ncols=4)
+        part.legend(*shown, loc="outside lower center", ncols=3)
     return fig
 
 

@@ -63,7 +63,8 @@ def correlations(table: pd.DataFrame) -> dict[str, str]:
         said[predictor] = (
             "undefined: constant"
             if found.r is None
-            else f"{found.r:+.3f} [{found.low:+.2f}, {found.high:+.2f}], p = {found.p_value:.3f}, {found.n} candidates"
+            else f"{found.r:+.3f} [{found.low:+.2f}, {found.high:+.2f}], "
+            f"p {'< 0.001' if found.p_value < 0.001 else f'= {found.p_value:.3f}'}, {found.n} candidates"
         )
     return said
 

@@ -133,12 +133,13 @@ def candidates(ax: Axes, table: pd.DataFrame, predictor: str, x_label: str, y_la
     ----------
     ax : matplotlib Axes
     table : DataFrame with the columns `title`, `test_accuracy` and the predictor's, absent where a candidate has none
-        A candidate keeps its colour and marker in all panels of the table.
+        A candidate keeps its colour and marker in all panels of tables that hold the same candidates.
     predictor : str
     x_label, y_label : str
     """
     colors = colormaps["viridis"](np.linspace(0, 0.9, len(table)))
-    for row, color, marker in zip(table.to_dict("records"), colors, itertools.cycle("os^vDP<>X*")):
+    by_title = table.sort_values("title").to_dict("records")
+    for row, color, marker in zip(by_title, colors, itertools.cycle("os^vDP<>X*")):
         if pd.notna(row.get(predictor)):
             ax.plot(row[predictor], row["test_accuracy"], marker, color=color, markersize=5, label=row["title"])
     ax.set(xlabel=x_label, ylabel=y_label)

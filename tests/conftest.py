@@ -69,6 +69,7 @@ def arguments(data_root, random_weights, shared_cache, tmp_path):
             f"paths.results={results or tmp_path / 'results'}",
             f"paths.cache={shared_cache}",
             *(["task.max_classes=6"] if experiment == "large_balanced" else []),
+            *(["task.per_class=5"] if experiment == "meta_transfer" else []),
             *(["method=[retrain_head]"] if experiment != "convergence" and not method else []),
             *extra,
         ]
