@@ -146,7 +146,7 @@ def test_a_chain_in_another_order_is_refused():
 
 @pytest.mark.parametrize("model", ["resnet50_v1", "mobilenetv2_1.0", "resnet18_v1bx"])
 def test_other_models(model):
-    with pytest.raises(WeightsError, match=rf"one of resnet18_v1b, .*, mobilenet0.25 .*, got '{model}'"):
+    with pytest.raises(WeightsError, match=rf"one of resnet18_v1b, .*, mobilenet0.25, .*, got '{model}'"):
         from_torch(model, {}, {})
 
 

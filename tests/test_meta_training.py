@@ -679,7 +679,7 @@ def test_meta_transfer_end_to_end(meta_trained, run_experiment, tmp_path):
     assert path.read_bytes() == before
     table = build_table(read_runs(tmp_path / "results"))
     lines = table[table.row == 21]
-    assert lines.measure.tolist() == ["leep", "nce", "h_score"] and (lines.n_tasks == 4).all()
+    assert lines.measure.tolist()[:3] == ["leep", "nce", "h_score"] and (lines.n_tasks == 4).all()
     for stand_in in lines.stand_in:
         assert stand_in.startswith("cifar10_resnet20 for ResNet18 of ImageNet; ")
         assert "meta-trained on cifar10 (test), 32 pixels" in stand_in and "per_class=5 for 50" in stand_in

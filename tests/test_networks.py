@@ -25,7 +25,7 @@ from experiments.protocol import paper_protocol
 from experiments.transfer import _available, run
 from leep.parallel import Failed, run_in_processes
 from leep.results import read_runs
-from leep.tasks import TRAINING, Task, task_rng
+from leep.tasks import TRAINING, first_of_each_class, task_rng
 
 # Five tasks of a second each; the test sets are large and hopeless, so that a bit that is different shows
 SMALL = (
@@ -135,11 +135,8 @@ def test_curves_begin_before_training_and_end_with_the_model(undisturbed, argume
         assert np.mean(predicted == task.test_labels) == curves.test_accuracy[4 * index]
 
 
-def test_a_curve_is_measured_on_the_first_of_each_class(monkeypatch):
-    monkeypatch.setattr(networks, "CURVE_PER_CLASS", 2)
-    labels = np.array([1, 0, 1, 1, 0, 0, 2])
-    task = Task(np.arange(3), None, None, np.arange(7) + 100, labels)
-    assert networks._first_of_each_class(task).tolist() == [0, 1, 2, 4, 6]
+def test_a_curve_is_measured_on_the_first_of_each_class():
+    assert first_of_each_class(np.array([0, 1, 0, 0, 2, 0, 1, 1]), 2).tolist() == [0, 1, 2, 4, 6]
 
 
 def test_a_finished_run_called_again_does_nothing(undisturbed, run_experiment):
@@ -258,7 +255,7 @@ def test_tasks_that_fail_are_named_and_left_out_and_tried_by_the_next_run(argume
     overrides, results = arguments("small_balanced", *FINE_TUNE), tmp_path / "results"
     asked, said = run_with(monkeypatch, overrides, failing={1, 3})
     assert asked == [0, 1, 2, 3, 4]
-    assert said.startswith("tasks that failed are left out; where a process died, the same command tries again:")
+    assert said.startswith("what failed is left out; where a process died, the same command tries again:")
     lines = [f"\n  - cifar10_resnet20 → cifar100, fine_tune, task {i}: reason {i}" for i in (3, 1)]
     assert said.endswith("".join(lines))
     assert only(results, "transfers.csv").task.tolist() == only(results, "curves.csv").task.tolist()[::2] == [0, 2, 4]
