@@ -23,6 +23,7 @@ from experiments import networks
 from experiments.check import UserError, check_config
 from experiments.protocol import paper_protocol
 from experiments.transfer import _available, run
+from leep.data.shared import share
 from leep.parallel import Failed, run_in_processes
 from leep.results import read_runs
 from leep.tasks import TRAINING, first_of_each_class, task_rng
@@ -300,9 +301,8 @@ def make_dying(first: Path, *args):
 
 def arguments_of_make(work, shared, checkpoints, epochs, eval_every):
     setting = {**work.cfg.method.fine_tune, "epochs": epochs, "eval_every": eval_every}
-    path = networks._share(work.data, shared)
-    light = replace(work.data, **dict.fromkeys(networks._ARRAYS))
-    return replace(work, paper=None, data=light), path, "fine_tune", setting, checkpoints, 1
+    light, path = share(work.data, shared)
+    return replace(work, paper=None, data=light), path, "fine_tune", setting, checkpoints
 
 
 @pytest.mark.slow
