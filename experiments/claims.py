@@ -14,7 +14,7 @@ from experiments import selection
 from experiments.figures import FIGURES, figure_panels, panel_data
 from experiments.table1_text import MEASURES, signed
 from leep.plots import METHOD_STYLE
-from leep.statistics import pearson
+from leep.statistics import Correlation
 
 VERDICTS = ("supported", "supported so far", "not supported", "not yet measured")
 
@@ -150,11 +150,7 @@ def _candidates(evidence: Evidence, method: str, holds: Callable[[dict], bool]) 
     table = selection.candidates(evidence.results, evidence.runs, "cifar100", method, evidence.seed)
     if len(table) < 3:
         return Finding(False, 0, 1, {})
-    found = {}
-    for predictor in selection.PREDICTORS:
-        rows = table.dropna(subset=[predictor]) if predictor in table else table.iloc[:0]
-        if len(rows) > 2:
-            found[predictor] = pearson(rows[predictor].to_numpy(float), rows.test_accuracy.to_numpy())
+    found = {p: c for p, c in selection.correlate(table).items() if isinstance(c, Correlation)}
     said = {
         selection.PREDICTORS[p]: f"{'undefined' if c.r is None else signed(c.r)} over {c.n}" for p, c in found.items()
     }

@@ -13,7 +13,7 @@ import numpy as np
 from leep.data.shared import load_shared, share
 from leep.engines import create_engine
 from leep.parallel import Failed, run_in_processes
-from leep.progress import progress
+from leep.progress import advance, progress
 from leep.tasks import TRAINING, Task, first_of_each_class, limit, task_rng
 
 CURVE_PER_CLASS = 100  # test examples of a class that a curve is measured on: all that CIFAR100 has
@@ -52,7 +52,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
 
         def count(images: int) -> None:
-            bar.update(min(images, bar.total - bar.n))  # a second attempt trains on some of them again
+            advance(bar, images)
 
         def retry(task: int, reason: str) -> None:
             bar.write(f"  {method}: task {task} failed and is tried once more: {reason}")

@@ -28,6 +28,7 @@ from experiments.table1_text import (
     measure_parts,
     needed,
     notes,
+    p_text,
     row_notes,
     wins,
 )
@@ -60,9 +61,7 @@ def table_rows(table: pd.DataFrame) -> list[dict]:
         for line in lines[lines.measure.isin(list(MEASURES))].itertuples():
             r, spread, paper, difference = measure_parts(line, best)
             names = {"r": r.strip("⟦⟧"), "interval": spread, "paper": paper, "difference": difference}
-            p_value = (
-                "" if pd.isna(line.p_value) else "p < 0.001" if line.p_value < 0.001 else f"p = {line.p_value:.3f}"
-            )
+            p_value = "" if pd.isna(line.p_value) else p_text(line.p_value)
             cells.append(names | {"best": r.startswith("⟦"), "p": p_value, "sort": "" if pd.isna(line.r) else line.r})
         what = {k: "" if pd.isna(first[k]) else first[k] for k in ("n_tasks", "epochs", "engine", "weights", "data")}
         named = {k: first[k] for k in (*WORDING, "section", "scale")} | what

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.table1 import SCALES, rank, results_arguments
-from experiments.table1_text import MEASURES
+from experiments.table1_text import MEASURES, p_text
 from leep.files import write_atomically
 from leep.results import read_setting
-from leep.statistics import pearson
+from leep.statistics import Correlation, pearson
 
 SETTING = "source_selection"
 PREDICTORS = {**MEASURES, "imagenet_top1": "ImageNet top-1"}
@@ -51,22 +51,29 @@ def candidates(results: Path, runs: pd.DataFrame, target: str, method: str, seed
     return pd.DataFrame(rows).sort_values("test_accuracy", ascending=False, ignore_index=True)
 
 
-def correlations(table: pd.DataFrame) -> dict[str, str]:
-    """Each predictor's correlation with the test accuracy over the candidates, as text."""
-    said = {}
+def correlate(table: pd.DataFrame) -> dict[str, Correlation | int]:
+    """Each predictor's correlation with the test accuracy; how many candidates have it where those are under three."""
+    found = {}
     for predictor in PREDICTORS:
         rows = table.dropna(subset=[predictor]) if predictor in table else table.iloc[:0]
-        if len(rows) < 3:
-            said[predictor] = f"not computed over {len(rows)} candidates"
-            continue
-        found = pearson(rows[predictor].to_numpy(float), rows.test_accuracy.to_numpy())
-        said[predictor] = (
-            "undefined: constant"
-            if found.r is None
-            else f"{found.r:+.3f} [{found.low:+.2f}, {found.high:+.2f}], "
-            f"p {'< 0.001' if found.p_value < 0.001 else f'= {found.p_value:.3f}'}, {found.n} candidates"
-        )
-    return said
+        found[predictor] = len(rows)
+        if len(rows) >= 3:
+            found[predictor] = pearson(rows[predictor].to_numpy(float), rows.test_accuracy.to_numpy())
+    return found
+
+
+def correlations(table: pd.DataFrame) -> dict[str, str]:
+    """`correlate`, as text."""
+    return {predictor: _said(found) for predictor, found in correlate(table).items()}
+
+
+def _said(found: Correlation | int) -> str:
+    if isinstance(found, int):
+        return f"not computed over {found} candidates"
+    if found.r is None:
+        return "undefined: constant"
+    spread = f"[{found.low:+.2f}, {found.high:+.2f}]"
+    return f"{found.r:+.3f} {spread}, {p_text(found.p_value)}, {found.n} candidates"
 
 
 def to_markdown(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:

@@ -32,6 +32,11 @@ def interval(low: float, high: float, digits: int = 2) -> str:
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
+def p_text(p_value: float) -> str:
+    """A p-value."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
 def notes(table: pd.DataFrame) -> dict[str, str]:
     """A letter for each thing that differs from the paper, in the order of the rows."""
     parts = dict.fromkeys(part for text in table.stand_in for part in text.split("; ") if part)
@@ -166,8 +171,8 @@ def to_markdown(table: pd.DataFrame) -> str:
     """The table, what its signs mean, the controls, and what each row that is not computed needs."""
     parts = ["# Table 1\n", CAPTION + "\n", *markdown_lines(layout(table))]
     parts += ["", *(f"- {letter}: {part}" for part, letter in notes(table).items()), "", wins(table)]
-    if len(controls(table)) > 1:
-        parts += ["\n## How much of it the number of classes does\n", CONTROLS + "\n", *markdown_lines(controls(table))]
+    if len(rows := controls(table)) > 1:
+        parts += ["\n## How much of it the number of classes does\n", CONTROLS + "\n", *markdown_lines(rows)]
     if needed(table):
         parts += ["\n## Rows not computed, and what each needs\n"]
         parts += [f"- row {row}: {needs}" for row, needs in needed(table)]

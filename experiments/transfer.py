@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
 from leep.statistics import metric_of, pearson
 from leep.tasks import TRAINING, Task, check_data, draw_task, task_rng
+from leep.transfer.cnaps.adaptation import Adaptation
 
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
@@ -63,6 +64,7 @@ class Work:
     weights: Weights
     target_name: str
     data: DataSet
+    adaptation: Adaptation | None = None  # the networks of method cnaps
 
     @property
     def source(self) -> DictConfig:
@@ -169,9 +171,7 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
     work = []
     for pair in (Work(cfg, paper, s, w, t, d) for s, w in weights.items() for t, d in data.items()):
         try:
-            if "cnaps" in cfg.method:
-                find_cnaps(pair)
-            work.append(pair)
+            work.append(replace(pair, adaptation=find_cnaps(pair)) if "cnaps" in cfg.method else pair)
         except (WeightsMissing, WeightsError) as error:
             lacks.append(str(error))
     messages = "".join(f"\n  - {m}" for m in lacks)
@@ -270,20 +270,19 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     cfg, count = work.cfg, n_tasks(work.cfg, method)
     n_epochs = epochs(cfg, method, work.target_name)
     setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
-    adaptation = None
     if method == "cnaps":
-        adaptation = find_cnaps(work)
-        setting = {"method": method, "scale": cfg.scale.name, "weights_sha256": adaptation.sha256}
+        setting = {"method": method, "scale": cfg.scale.name, "weights_sha256": work.adaptation.sha256}
     elif method in ("fine_tune", "from_scratch"):
         setting["eval_every"] = cfg.eval_every.get(method)
         if max_examples(cfg, method):
             setting["max_examples"] = max_examples(cfg, method)
-        if (cfg.engine.threads or 1) > 1:
-            setting["threads"] = cfg.engine.threads  # the order of sums, so the last digits
+        if work.threads > 1:
+            setting["threads"] = work.threads  # the order of sums, so the last digits
     inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
     stand_in = method_stand_ins(cfg, work.paper, method, work.target_name)
-    if adaptation:
-        stand_in.append(f"meta-trained on {adaptation.card['data']}, {adaptation.card['size']} pixels")
+    if method == "cnaps":
+        card = work.adaptation.card
+        stand_in.append(f"meta-trained on {card['data']}, {card['size']} pixels")
     notes = {"stand_in": stand_in, "n_tasks": count}
     open_folder(inner, setting, notes, _provenance(cfg))
     started = time.monotonic()
@@ -291,8 +290,8 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
         missing = [i for i in range(count) if (str(i),) not in table.done]
         if method in ("retrain_head", "nearest_mean"):
             _classify_features(work, setting, missing, table)
-        elif adaptation:
-            for index, metrics in adapt(work, adaptation, missing):
+        elif method == "cnaps":
+            for index, metrics in adapt(work, work.adaptation, missing):
                 table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
         else:
             _train_networks(work, setting, missing, table, inner, failed)

@@ -10,3 +10,8 @@ from tqdm import tqdm
 def progress(*args, **options) -> tqdm:
     """A tqdm bar: what is done, the rate, the time left."""
     return tqdm(*args, mininterval=0.1 if sys.stderr.isatty() else 30, **options)
+
+
+def advance(bar: tqdm, amount: float) -> None:
+    """Move a bar on, never past its total: a second attempt counts some things again."""
+    bar.update(min(amount, bar.total - bar.n))

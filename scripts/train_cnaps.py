@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from leep.data import READERS, DataError, DataMissing, load_data
+from leep.data import READERS, DataMissing, load_data
 from leep.engines import create_engine
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import WeightsError, WeightsMissing, find_weights
+from leep.sources.weights import WeightsMissing, find_weights
 from leep.transfer.cnaps.adaptation import build_cnaps, save_adaptation
 from leep.transfer.cnaps.episodes import MIN_WAYS
 from leep.transfer.cnaps.meta_training import Pool, meta_train, validate
@@ -49,7 +49,7 @@ def main(cfg) -> None:
     """Meta-train, log every validation, and write `adaptation.npz` of the best one at the end."""
     try:
         run(cfg)
-    except (WeightsMissing, WeightsError, DataMissing, DataError, ValueError, FloatingPointError) as error:
+    except (WeightsMissing, DataMissing, ValueError, FloatingPointError) as error:
         sys.exit(f"train_cnaps: {error}")
 
 
@@ -59,14 +59,14 @@ def run(cfg) -> None:
         if cfg[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
     if len(cfg.source) != 1:
-        sys.exit(f"train_cnaps: source must name one source model, got {', '.join(cfg.source)}")
+        raise ValueError(f"source must name one source model, got {', '.join(cfg.source)}")
     ((name, source),) = cfg.source.items()
     weights = find_weights(name, source.model, source.weights)
     loaded = [load_pool(pool, cfg.data.root, cfg.size) for pool in cfg.pools]
     pools, held_out, classes = ([*parts] for parts in zip(*loaded))
     few = [pool.name for pool in (*pools, *held_out) if len(np.unique(pool.all_labels)) < MIN_WAYS]
     if few:
-        sys.exit(f"train_cnaps: episodes have {MIN_WAYS} classes at least, too few are left in {', '.join(few)}")
+        raise ValueError(f"episodes have {MIN_WAYS} classes at least, too few are left in {', '.join(few)}")
     prepare = Preprocessing(cfg.size, (0.5,) * 3, (0.5,) * 3)
     engine, seed = create_engine(**cfg.engine), np.random.SeedSequence(cfg.seed, spawn_key=(0,))
     shape = source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant
@@ -76,14 +76,15 @@ def run(cfg) -> None:
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
     configuration = OmegaConf.to_yaml({**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}, resolve=True)
-    kept = out / "configuration.yaml"
-    if (out / "checkpoint.npz").exists() and not (kept.exists() and kept.read_text() == configuration):
-        sys.exit(f"train_cnaps: {out} is of another configuration; give another out=…, or move it away")
+    checkpoint, kept = out / "checkpoint.npz", out / "configuration.yaml"
+    if checkpoint.exists() and not (kept.exists() and kept.read_text() == configuration):
+        raise ValueError(f"{out} is of another configuration; give another out=…, or move it away")
     kept.write_text(configuration)
     names = ("steps", "tasks_per_step", "learning_rate", "max_support", "validate_every", "validation_tasks")
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
-    start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, cfg.max_support))
-    print(f"before: accuracy on held-out classes {start:.4f}", flush=True)
+    if not checkpoint.exists():
+        start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, cfg.max_support))
+        print(f"before: accuracy on held-out classes {start:.4f}", flush=True)
     with progress(total=cfg.steps, desc="meta-training", unit=" steps", smoothing=0) as bar:
 
         def report(row: dict) -> None:
@@ -92,7 +93,7 @@ def run(cfg) -> None:
                 bar.write("step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}, held-out {validation_accuracy:.4f}"
                           .format(**row))  # fmt: skip
 
-        state, log = meta_train(learner, pools, held_out, checkpoint=out / "checkpoint.npz", report=report, **options)
+        state, log = meta_train(learner, pools, held_out, checkpoint=checkpoint, report=report, **options)
     pd.DataFrame(log).astype({"step": int}).to_csv(out / "log.csv", index=False)
     arrays = {k: v for k, v in state.items() if not k.startswith(("mean:", "square:")) and k != "steps"}
     card = {

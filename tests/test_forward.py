@@ -153,7 +153,7 @@ def test_all_blocks_done_need_no_network(tmp_path, data, blocks, monkeypatch):
         raise Interrupted
 
     with monkeypatch.context() as m:
-        m.setattr(forward, "_sha256", stop)
+        m.setattr(forward, "file_digest", stop)
         interrupt(tmp_path / "a", data, 37)
     second = Unsteady()
     assert make(tmp_path / "a", data, second) == make(tmp_path / "b", data, Network())

@@ -93,8 +93,7 @@ def set_weights(net: mx.gluon.HybridBlock, weights: dict[str, np.ndarray]) -> No
     missing, left_over = sorted(set(parameters) - set(weights)), sorted(set(weights) - set(parameters))
     if missing or left_over:
         raise ValueError(f"weights do not fit the network: missing {missing}, left over {left_over}")
-    for name, parameter in parameters.items():
-        parameter.set_data(mx.nd.array(weights[name]))
+    update_weights(net, weights)
 
 
 def update_weights(net: mx.gluon.HybridBlock, weights: dict[str, np.ndarray]) -> None:

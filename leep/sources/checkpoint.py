@@ -19,9 +19,8 @@ from leep.sources.weights import WeightsError
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _PICKLE_BYTES = 64 << 20
 _STEPS = 2_000_000  # a tensor takes about 30
-_REPEATS = (
-    8  # the arrays take at most as many times the file's size: twice for half precision, more for shared storages
-)
+# The arrays take at most as many times the file's size: twice for half precision, more for shared storages.
+_REPEATS = 8
 _DTYPES = {
     "torch DoubleStorage": "<f8",
     "torch FloatStorage": "<f4",

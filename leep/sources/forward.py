@@ -20,9 +20,9 @@ import numpy as np
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
 from leep.engines import Predictor, create_engine
-from leep.files import write_atomically
+from leep.files import file_digest, write_atomically
 from leep.parallel import Failed, WorkerError, run_in_processes
-from leep.progress import progress
+from leep.progress import advance, progress
 from leep.sources.preprocess import Preprocessing
 
 VERSION = 3  # of the pass: raise it when what it computes changes
@@ -147,16 +147,11 @@ def _read(folder: Path) -> ForwardPass | None:
     """The pass in a folder, or None where it is absent, cut short or altered."""
     try:
         sums = json.loads((folder / "sha256.json").read_text())
-        if any(_sha256(folder / f"{name}.npy") != sums[name] for name in _ARRAYS):
+        if any(file_digest(folder / f"{name}.npy") != sums[name] for name in _ARRAYS):
             return None
         return ForwardPass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers: int, threads: int) -> None:
@@ -185,11 +180,8 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers:
             log.write(f"{split} {start} {stop}\n")
             log.flush()
             os.fsync(log.fileno())
-    sums = {name: _sha256(partial / f"{name}.npy") for name in _ARRAYS}
-    with open(partial / "sha256.json", "w") as file:
-        json.dump(sums, file)
-        file.flush()
-        os.fsync(file.fileno())
+    sums = {name: file_digest(partial / f"{name}.npy") for name in _ARRAYS}
+    write_atomically(partial / "sha256.json", lambda f: f.write(json.dumps(sums).encode()))
 
 
 def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, int]]]:
@@ -214,7 +206,7 @@ def _run_blocks(partial, args: tuple, blocks: list, workers: int, threads: int, 
     """`block, (features, probs)` in the order in which they end."""
 
     def count(images: int) -> None:
-        bar.update(min(images, bar.total - bar.n))  # a second attempt counts some of them again
+        advance(bar, images)
 
     def retry(block: tuple, reason: str) -> None:
         bar.write(f"forward pass: images {block} failed and are tried once more: {reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leep.files import short
+from leep.files import file_digest, short
 
 BUNDLED = Path(__file__).parent / "weights"
 CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
@@ -86,7 +85,7 @@ def _known_sums() -> dict[str, str]:
 
 
 def _check_sha256(path: Path) -> str:
-    found = _digest(path, "sha256")
+    found = file_digest(path)
     named = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin)$", path.name)
     expected = (_known_sums().get(path.name) or named[1]) if named else ""
     if not found.startswith(expected):
@@ -115,7 +114,7 @@ def _find_bundled(name: str) -> Weights:
     path = BUNDLED / f"{name}.params"
     if not path.is_file():
         raise WeightsMissing(f"no weights of {name} are bundled; give others, e.g. source.{name}.weights=my.params")
-    expected, found = _known_sums()[path.name], _digest(path, "sha256")
+    expected, found = _known_sums()[path.name], file_digest(path)
     if found != expected:
         raise WeightsError(f"{path} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout")
     return Weights(path, found, "bundled")
@@ -133,10 +132,10 @@ def _find_gluon(model: str) -> Weights:
         raise WeightsMissing(
             f"Gluon's weights of {model} are not in {short(folder)}: make data ARGS='--only gluon --models {model}'"
         )
-    found = _digest(path, "sha1")
+    found = file_digest(path, "sha1")
     if found != sha1:
         raise WeightsError(f"{short(path)} must have the SHA-1 {sha1}, has {found}; delete it, then make data")
-    return Weights(path, _digest(path, "sha256"), "gluon")
+    return Weights(path, file_digest(path), "gluon")
 
 
 def gluon_sha1(model: str) -> str:
@@ -152,8 +151,3 @@ def gluon_sha1(model: str) -> str:
     if found is None:
         raise WeightsError(f"GluonCV has no weights of a model {model!r}")
     return found[1]
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leep.files import short, write_atomically
+from leep.files import file_digest, short, write_atomically
 from leep.sources.weights import Weights, WeightsError, WeightsMissing
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
             f"{short(path)} was meta-trained for {card['source']} with other weights than those found for {source}; "
             f"meta-train it for these: python scripts/train_cnaps.py 'source=[{source}]'"
         )
-    return Adaptation(arrays, card, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Adaptation(arrays, card, file_digest(path))
 
 
 def build_cnaps(
