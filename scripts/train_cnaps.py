@@ -58,6 +58,8 @@ def run(cfg) -> None:
     for key in ("steps", "tasks_per_step", "max_support", "validate_every", "validation_tasks"):
         if cfg[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
+    if cfg.max_ways < MIN_WAYS:
+        raise ValueError(f"max_ways must be at least {MIN_WAYS}, got {cfg.max_ways}")
     if len(cfg.source) != 1:
         raise ValueError(f"source must name one source model, got {', '.join(cfg.source)}")
     ((name, source),) = cfg.source.items()
@@ -80,10 +82,12 @@ def run(cfg) -> None:
     if checkpoint.exists() and not (kept.exists() and kept.read_text() == configuration):
         raise ValueError(f"{out} is of another configuration; give another out=…, or move it away")
     kept.write_text(configuration)
-    names = ("steps", "tasks_per_step", "learning_rate", "max_support", "validate_every", "validation_tasks")
+    names = ("steps", "tasks_per_step", "learning_rate", "max_support", "max_ways")
+    names += "validate_every", "validation_tasks"
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
     if not checkpoint.exists():
-        start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, cfg.max_support))
+        bounds = cfg.max_support, cfg.max_ways
+        start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, *bounds))
         print(f"before: accuracy on held-out classes {start:.4f}", flush=True)
     with progress(total=cfg.steps, desc="meta-training", unit=" steps", smoothing=0) as bar:
 

@@ -53,10 +53,10 @@ def labelled_sets(draw):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(labelled_sets(), st.integers(40, 400), st.integers(0, 2**32))
-def test_episodes_stay_within_their_bounds(labels, max_support, seed):
-    episode, n_classes = draw_episode(labels, draw(seed), max_support), len(np.unique(labels))
-    assert 5 <= episode.ways <= min(40, n_classes)
+@given(labelled_sets(), st.integers(40, 400), st.integers(5, 40), st.integers(0, 2**32))
+def test_episodes_stay_within_their_bounds(labels, max_support, max_ways, seed):
+    episode, n_classes = draw_episode(labels, draw(seed), max_support, max_ways), len(np.unique(labels))
+    assert 5 <= episode.ways <= min(max_ways, n_classes)
     shots, queries = (np.bincount(k, minlength=episode.ways) for k in (episode.support_labels, episode.query_labels))
     assert len(shots) == len(queries) == episode.ways
     classes = []
@@ -282,13 +282,13 @@ def test_episodes_do_not_depend_on_when_one_validates():
 
 def test_tasks_are_images_in_one_range_of_all_pools():
     pupil = Pupil()
-    train(pupil, 8, max_support=13)
+    train(pupil, 8, max_support=13, max_ways=6)
     grey = []
     for context, classes, query, labels in (task for batch in pupil.tasks for task in batch):
         ways = classes.shape[1]
         assert context.shape[1:] == query.shape[1:] == (3, 32, 32) and context.dtype == query.dtype == np.float32
         assert classes.shape == (len(context), ways) and (classes.sum(1) == 1).all() and (classes.sum(0) >= 1).all()
-        assert len(context) <= 13 and len(labels) == len(query) and set(labels) == set(range(ways))
+        assert len(context) <= 13 and ways <= 6 and len(labels) == len(query) and set(labels) == set(range(ways))
         assert -1 <= context.min() < -0.5 and 0.5 < context.max() <= 1
         grey.append((context[:, 0] == context[:, 2]).all())
     assert 2 < sum(grey) < 14  # of 16: either pool as often
@@ -656,7 +656,7 @@ def test_meta_training_from_the_command_line(meta_trained, random_weights):
     found = find_adaptation("cifar10_resnet20", weights, str(out / "adaptation.npz"))
     expected = {"variant": "film", "source": "cifar10_resnet20", "source_sha256": weights.sha256, "size": 32}
     expected |= {"data": "cifar10 (test)", "classes": [f"thing_{k}" for k in range(10)], "seed": 0}
-    expected |= {"engine": "gluon float32", "steps": 2, "tasks_per_step": 2, "max_support": 20}
+    expected |= {"engine": "gluon float32", "steps": 2, "tasks_per_step": 2, "max_support": 20, "max_ways": 40}
     assert expected.items() <= found.card.items()
     learned = make_learner(random_weights).state()
     assert set(found.arrays) == {n for n in learned if ":" not in n and n != "steps"}

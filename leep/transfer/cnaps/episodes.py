@@ -21,7 +21,9 @@ class Episode:
     ways: int
 
 
-def draw_episode(labels: np.ndarray, rng: np.random.Generator, max_support: int = MAX_SUPPORT) -> Episode:
+def draw_episode(
+    labels: np.ndarray, rng: np.random.Generator, max_support: int = MAX_SUPPORT, max_ways: int = MAX_WAYS
+) -> Episode:
     """A task from a labelled data set.
 
     Parameters
@@ -31,6 +33,8 @@ def draw_episode(labels: np.ndarray, rng: np.random.Generator, max_support: int 
     rng : numpy Generator
     max_support : int
         Support examples of all classes together, at least as many as ways.
+    max_ways : int
+        Classes of an episode, at least five.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def draw_episode(labels: np.ndarray, rng: np.random.Generator, max_support: int 
             f"episodes need at least {MIN_WAYS} classes of at least 2 examples, "
             f"got {len(classes)} classes of {sorted(counts.tolist())[:MIN_WAYS]} … examples"
         )
-    ways = int(rng.integers(MIN_WAYS, min(MAX_WAYS, len(classes)) + 1))
+    ways = int(rng.integers(MIN_WAYS, min(max_ways, len(classes)) + 1))
     chosen = rng.choice(len(classes), ways, replace=False)
     queries = min(MAX_QUERIES, int(counts[chosen].min()) // 2)
     shots = draw_shots(counts[chosen], queries, rng, max_support)

@@ -11,7 +11,7 @@ import numpy as np
 
 from leep.files import write_atomically
 from leep.sources.preprocess import Preprocessing
-from leep.transfer.cnaps.episodes import MAX_SUPPORT, Episode, draw_episode
+from leep.transfer.cnaps.episodes import MAX_SUPPORT, MAX_WAYS, Episode, draw_episode
 
 TURNS = 4  # quarter turns of an image; each makes a class of its own
 EPISODES, VALIDATION = 3, 4  # purposes of generators
@@ -61,6 +61,7 @@ def meta_train(
     tasks_per_step: int = 16,
     learning_rate: float = 5e-4,
     max_support: int = MAX_SUPPORT,
+    max_ways: int = MAX_WAYS,
     validate_every: int = 100,
     validation_tasks: int = 100,
     checkpoint: Path | None = None,
@@ -83,6 +84,8 @@ def meta_train(
     learning_rate : float
     max_support : int
         Context images of an episode.
+    max_ways : int
+        Classes of an episode.
     validate_every, validation_tasks : int
         Steps between validations, each on the same episodes.
     checkpoint : Path, optional
@@ -115,7 +118,7 @@ def meta_train(
         tasks = []
         for index in range(step * tasks_per_step, (step + 1) * tasks_per_step):
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(EPISODES, index)))
-            tasks.append(_arrays(pools, prepare, rng, max_support))
+            tasks.append(_arrays(pools, prepare, rng, max_support, max_ways))
         results = np.array(learner.learn(tasks, 1 / tasks_per_step))
         if not np.isfinite(results).all():
             raise FloatingPointError(f"meta-training diverged at step {step}: lower learning_rate ({learning_rate})")
@@ -123,7 +126,8 @@ def meta_train(
         recent.append(results.mean(0))
         row = {"step": step + 1, "loss": recent[-1][0], "accuracy": recent[-1][1]}
         if (step + 1) % validate_every == 0 or step + 1 == steps:
-            accuracy = float(np.mean(validate(learner, held_out, prepare, seed, validation_tasks, max_support)))
+            bounds = max_support, max_ways
+            accuracy = float(np.mean(validate(learner, held_out, prepare, seed, validation_tasks, *bounds)))
             loss, trained = np.mean(recent, axis=0)
             row |= {"loss": loss, "accuracy": trained, "validation_accuracy": accuracy}
             log.append(row)
@@ -137,21 +141,21 @@ def meta_train(
 
 
 def validate(
-    learner, pools: Sequence[Pool], prepare: Preprocessing, seed: int, count: int, max_support: int = MAX_SUPPORT
+    learner, pools: Sequence[Pool], prepare: Preprocessing, seed: int, count: int, *bounds: int
 ) -> list[float]:
-    """Query accuracy of some episodes, the same for the same seed."""
+    """Query accuracy of some episodes, the same for the same seed; `bounds` as of `draw_episode`."""
     accuracies = []
     for index in range(count):
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(VALIDATION, index)))
-        *inputs, labels = _arrays(pools, prepare, rng, max_support)
+        *inputs, labels = _arrays(pools, prepare, rng, *bounds)
         accuracies.append(float(np.mean(learner.predict(*inputs).argmax(1) == labels)))
     return accuracies
 
 
-def _arrays(pools, prepare, rng, max_support) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _arrays(pools, prepare, rng, *bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Context, their classes one-hot, query, and its labels, of an episode."""
     pool = pools[int(rng.integers(len(pools)))]
-    episode: Episode = draw_episode(pool.all_labels, rng, max_support)
+    episode: Episode = draw_episode(pool.all_labels, rng, *bounds)
     context, query = (prepare(pool.take(rows)) for rows in (episode.support_rows, episode.query_rows))
     return context, one_hot(episode.support_labels, episode.ways), query, episode.query_labels
 
