@@ -77,7 +77,9 @@ def run(cfg) -> None:
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
-    configuration = OmegaConf.to_yaml({**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}, resolve=True)
+    identity = {**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}
+    del identity["steps"]  # more of them go on from the checkpoint
+    configuration = OmegaConf.to_yaml(identity, resolve=True)
     checkpoint, kept = out / "checkpoint.npz", out / "configuration.yaml"
     if checkpoint.exists() and not (kept.exists() and kept.read_text() == configuration):
         raise ValueError(f"{out} is of another configuration; give another out=…, or move it away")

@@ -79,9 +79,14 @@ def plain_calls(monkeypatch):
     return calls
 
 
-def test_h_score_in_blocks_of_tasks(monkeypatch):
+@pytest.mark.parametrize(
+    "limits", [{"TASK_ENTRIES": 500}, {"CLASS_ENTRIES": 400}, {"TASK_ENTRIES": 1, "CLASS_ENTRIES": 1}]
+)
+def test_h_score_in_blocks_of_tasks_and_of_classes(limits, monkeypatch):
     calls = plain_calls(monkeypatch)
-    monkeypatch.setattr(sys.modules["leep.measures.h_score"], "GRAM_ENTRIES", 4 * 16**2)
+    for name, entries in limits.items():
+        assert hasattr(sys.modules["leep.measures.h_score"], name)
+        monkeypatch.setattr(sys.modules["leep.measures.h_score"], name, entries)
     arrays = make_arrays()
     tasks = [task for task in draw_tasks(arrays["target_labels"]) if len(task) > 2]
     scores = score_class_tasks("h_score", arrays, tasks)

@@ -11,8 +11,8 @@ from leep.measures._classes import Grouping, class_means, group_by_class, member
 
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
-GRAM_ENTRIES = 1 << 25  # of the tasks' Gram matrices held at once: 256 MB, and as much for what is added to them
-CLASSES_AT_ONCE = 8
+CLASS_ENTRIES = 100_000_000  # of the classes' Gram matrices held at once, 800 MB: all of 100 classes of 1,280 features
+TASK_ENTRIES = 25_000_000  # of the tasks' Gram matrices held at once
 
 
 def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
@@ -68,7 +68,7 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     """`h_score` of each task that takes all examples of some classes, float64 `(n_tasks,)`.
 
     `tasks` holds a 1-D integer array of distinct classes for each task. Tasks share the Gram matrices of their classes,
-    in under 1 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
+    in about 1 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
     """
     features, labels = _check(features, target_labels)
     groups = group_by_class(labels)
@@ -76,11 +76,7 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     scores = np.full(len(member), np.nan)
     scores[member.sum(axis=1) == 1] = 0.0
     shared = np.flatnonzero(np.isnan(scores) & (member @ groups.counts > features.shape[1]))
-    size = max(1, GRAM_ENTRIES // features.shape[1] ** 2)
-    for block in (shared[start : start + size] for start in range(0, len(shared), size)):
-        grams, sums = _moments(features, groups, member[block])
-        for t, gram in zip(block, grams):
-            scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]])
+    scores[shared] = _by_moments(features, groups, member[shared])
     for t in np.flatnonzero(np.isnan(scores)):
         rows = np.flatnonzero(np.isin(labels, groups.classes[member[t]]))
         scores[t] = h_score(features[rows], labels[rows])
@@ -122,7 +118,7 @@ def _kept(values: np.ndarray, n: int, d: int) -> np.ndarray:
 
 def _explained(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
     """Σ n_y ‖(μ_y − μ) V Λ^-½‖² with the scatter matrix V Λ Vᵀ, `(d, d)`, and centred class means `(n_classes, d)`."""
-    score = _explained_by_cholesky(scatter, means, counts)
+    score = _explained_by_cholesky(scatter.T, np.abs(scatter).sum(axis=0).max(), means, counts)
     if score is not None:
         return score
     values, vectors = np.linalg.eigh(scatter)
@@ -130,44 +126,76 @@ def _explained(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray) -> fl
     return float(counts @ (np.square(means @ vectors[:, kept]) / values[kept]).sum(axis=1))
 
 
-def _explained_by_cholesky(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float | None:
-    """The same from scatter = L Lᵀ, ten times as fast; None unless the rank is beyond doubt full."""
+def _explained_by_cholesky(
+    lower: np.ndarray, norm: float, means: np.ndarray, counts: np.ndarray, overwrite: bool = False
+) -> float | None:
+    """The same from scatter = L Lᵀ, ten times as fast; None unless the rank is beyond doubt full.
+
+    Takes the scatter's lower triangle, in Fortran's order, and its 1-norm.
+    """
     from scipy.linalg import lapack  # slow to import
 
-    factor, info = lapack.dpotrf(scatter, lower=1)
-    if info != 0 or lapack.dpocon(factor, np.abs(scatter).sum(axis=0).max(), uplo="L")[0] < WELL_CONDITIONED:
+    factor, info = lapack.dpotrf(lower, lower=1, clean=0, overwrite_a=overwrite)
+    if info != 0 or lapack.dpocon(factor, norm, uplo="L")[0] < WELL_CONDITIONED:
         return None
     whitened, _ = lapack.dtrtrs(factor, means.T * np.sqrt(counts), lower=1)
     return float(np.square(whitened).sum())
 
 
-@np.errstate(over="ignore", invalid="ignore")  # features near the largest float give NaN: left to `h_score`
-def _moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gram matrices of tasks `(n_tasks, d, d)` and column sums of classes `(n_classes, d)`, about the overall mean."""
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # features near the largest float: left to `h_score`
+def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> list[float]:
+    """H score of each task from its classes' Gram matrices about the overall mean; NaN unless well-conditioned."""
+    from scipy.linalg.blas import dsyrk  # slow to import, as are compiled kernels
+
+    from leep.measures._h_score_kernels import pack
+
     low, high = features.min(axis=0), features.max(axis=0)
-    center = features.mean(axis=0, dtype=np.float64)[high > low]
-    scale = (high.astype(np.float64) - low)[high > low]
-    d = len(center)
-    grams, sums = np.zeros((len(member), d * d)), np.zeros((len(groups.classes), d))
-    for some in np.array_split(np.flatnonzero(member.any(axis=0)), -(-len(sums) // CLASSES_AT_ONCE)):
-        class_grams = np.empty((len(some), d * d))
-        for gram, k in zip(class_grams, some):
-            x = (features[groups.rows(k)][:, high > low] - center) / scale
-            sums[k] = x.sum(axis=0)
-            gram[:] = (x.T @ x).ravel()
-        grams += member[:, some].astype(np.float64) @ class_grams
-    return grams.reshape(len(member), d, d), sums
+    varies, used = high > low, np.flatnonzero(member.any(axis=0))
+    center, scale = features.mean(axis=0, dtype=np.float64)[varies], (high.astype(np.float64) - low)[varies]
+    d, scores, held = len(center), [], None
+    if d == 0 or len(member) == 0:
+        return [np.nan] * len(member)
+
+    def moments(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        grams, sums = np.empty((len(classes), d * (d + 1) // 2)), np.empty((len(classes), d))
+        for packed, total, k in zip(grams, sums, classes):
+            x = (features[groups.rows(k)][:, varies] - center) / scale
+            total[:] = x.sum(axis=0)
+            pack(dsyrk(1.0, x.T, lower=1), packed)
+        return grams, sums
+
+    parts = np.array_split(used, -(-len(used) * d**2 // (2 * CLASS_ENTRIES)))
+    blocks = np.array_split(member, -(-len(member) * d**2 // (2 * TASK_ENTRIES)))
+    lower, sums = np.empty((d, d), order="F"), np.zeros((len(groups.classes), d))
+    grams = np.empty((len(blocks[0]), d * (d + 1) // 2))  # made once: fresh memory costs as much as the product
+    for tasks in blocks:
+        for part, classes in enumerate(parts):
+            if held is None or len(parts) > 1:
+                held = moments(classes)
+            sums[classes] = held[1]
+            of_task = tasks[:, classes].astype(np.float64)
+            if part:
+                grams[: len(tasks)] += of_task @ held[0]
+            else:
+                np.matmul(of_task, held[0], out=grams[: len(tasks)])
+        scores += [_from_moments(g, sums[m], groups.counts[m], lower) for g, m in zip(grams, tasks)]
+    return scores
 
 
-def _from_moments(gram: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> float:
-    """H score from a task's Gram matrix, and the sums and counts of its classes; NaN unless it is well-conditioned."""
-    mean = sums.sum(axis=0) / counts.sum()
-    scatter = gram - counts.sum() * np.outer(mean, mean)
-    variance = scatter.diagonal()
-    if variance.size == 0 or not (variance > LEAST_VARIANCE * gram.diagonal()).all():
+def _from_moments(gram: np.ndarray, sums: np.ndarray, counts: np.ndarray, lower: np.ndarray) -> float:
+    """H score from a task's packed Gram matrix, and the sums and counts of its classes; NaN unless well-conditioned."""
+    from leep.measures._h_score_kernels import unpack_correlation
+
+    n, d = counts.sum(), len(lower)
+    mean = sums.sum(axis=0) / n
+    squares = gram[np.cumsum(np.arange(d + 1, 1, -1)) - d - 1]  # its diagonal
+    variance = squares - n * mean**2
+    if not (variance > LEAST_VARIANCE * squares).all():
         return np.nan
     scale = np.sqrt(variance)
-    score = _explained_by_cholesky(scatter / np.outer(scale, scale), (sums / counts[:, None] - mean) / scale, counts)
+    norm = unpack_correlation(gram, n, mean, scale, lower)
+    means = (sums / counts[:, None] - mean) / scale
+    score = _explained_by_cholesky(lower, norm, means, counts, overwrite=True)
     return np.nan if score is None else score
 
 
