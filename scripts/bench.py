@@ -1,28 +1,33 @@
-"""Print how fast the core is, nothing asserted: python scripts/bench.py [measures] [heads] [forward] [training]."""
+"""Print how fast the core is, nothing asserted: python scripts/bench.py [measures] [heads] [forward] …"""
 
 from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from leep import h_score, leep_score, nce_score
+from leep.data.dataset import DataSet
 from leep.engines import check_engine, create_engine
 from leep.measures import score_class_tasks
-from leep.parallel import Failed, run_in_order, run_in_processes
-from leep.sources.forward import BATCH_PIXELS
+from leep.parallel import Failed, n_cores, run_in_order, run_in_processes
+from leep.sources.forward import BATCH_PIXELS, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
+from leep.sources.weights import find_weights
 from leep.tasks import TRAINING, draw_task, task_rng
 from leep.transfer.retrain_head import train_head
 from leep.transfer.training import train_network
 
 CONF = Path(__file__).parent.parent / "conf" / "experiment"
 BATCH, EPOCHS = 10, 12  # of the training that is timed
+RESNET20, BATCHES = "cifar_resnet20_v1", (16, 64, 256, 1024)  # of the bare loop
 SECTIONS = {"5.1": "large_balanced", "5.2": "small_balanced", "5.3": "small_imbalanced"}
 
 
@@ -220,7 +225,7 @@ def make_training(loop: str, engine: str, precision: str) -> Callable:
 
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (250, 32, 32, 3), np.uint8), rng.integers(0, 5, 250)
-    net = build("cifar_resnet20_v1", 5, np.random.SeedSequence(0))
+    net = build(RESNET20, 5, np.random.SeedSequence(0))
     if plain:
         epoch = plain(net, rng.standard_normal((250, 3, 32, 32)).astype(np.float32), labels)
     else:
@@ -266,7 +271,94 @@ def bench_training() -> None:
         print(line)
 
 
-BENCHES = {"measures": bench_measures, "heads": bench_heads, "forward": bench_forward, "training": bench_training}
+def bench_pass() -> None:
+    """The forward pass of ResNet20 over 60,000 images of 32 pixels from a cold cache, and Gluon's own loop."""
+    rng, weights = np.random.default_rng(0), find_weights("cifar10_resnet20", RESNET20, "bundled").path
+    images = rng.integers(0, 256, (60_000, 32, 32, 3), np.uint8)
+    prepare = Preprocessing(32, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    bare = {batch: bare_loop(weights, prepare(images[:10_000]), batch) for batch in BATCHES}
+    best = max(bare, key=bare.get)
+    print(
+        "bare loop in Gluon, images prepared before, images/s by batch: "
+        + ", ".join(f"{k}: {v:,.0f}" for k, v in bare.items())
+    )
+    labels = np.zeros(60_000, np.int64)
+    data = DataSet("random", images[:50_000], labels[:50_000], images[50_000:], labels[50_000:], ("thing",))
+    engine = {"name": "gluon", "precision": "float32", "device": "cpu", "threads": 1}
+    predictor = partial(make_predictor, engine, RESNET20, 10, weights)
+    with tempfile.TemporaryDirectory() as cache:
+        took = seconds(lambda: forward_pass(Path(cache), "key", predictor, prepare, data, n_cores()), 1)
+    print(
+        f"forward pass from a cold cache, with reading, preparing and writing: {took:.1f} s, {60_000 / took:,.0f} "
+        f"images/s: {60_000 / took / bare[best]:.2f} × the bare loop at its best batch ({best})"
+    )
+
+
+def bare_loop(weights: Path, images: np.ndarray, batch: int) -> float:
+    """Images a second of a hybridized network, MXNet's threads on all cores."""
+    create_engine("gluon", threads=n_cores())
+    import mxnet as mx
+
+    from leep.sources.zoo import load
+
+    net = load(RESNET20, 10, weights)
+    net.hybridize(static_alloc=True, static_shape=True)
+
+    def run() -> None:
+        for start in range(0, len(images) - batch + 1, batch):
+            mx.nd.softmax(net(mx.nd.array(images[start : start + batch]))).asnumpy()
+
+    run()
+    return len(images) // batch * batch / seconds(run)
+
+
+def tasks_of(n_tasks: int, n_classes: int) -> list[np.ndarray]:
+    """Tasks of 20 % to 100 % of the classes."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(n_classes // 5, n_classes + 1, n_tasks)
+    return [rng.permutation(n_classes)[:size] for size in sizes]
+
+
+def measure_all(name: str, d: int, n_tasks: int = 200, n: int = 50_000, n_classes: int = 100) -> float:
+    """Seconds of a measure for large tasks (Section 5.1)."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.arange(n) % n_classes)
+    features = rng.standard_normal((n, d), np.float32) + rng.standard_normal((n_classes, d), np.float32)[labels]
+    probs = rng.dirichlet(np.full(10, 0.3), n).astype(np.float32)
+    arrays = {"source_probs": probs, "source_labels": probs.argmax(1), "features": features, "target_labels": labels}
+    tasks = tasks_of(n_tasks, n_classes)
+    score_class_tasks(name, arrays, tasks[:2])  # compiles
+    return seconds(lambda: score_class_tasks(name, arrays, tasks), 1 if d > 64 else 3)
+
+
+def heads(n_tasks: int = 40, n: int = 2_000, n_classes: int = 10, d: int = 64) -> float:
+    """Seconds of re-training heads for 20 epochs on all cores."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.standard_normal((n, d)).astype(np.float32), np.arange(n) % n_classes
+
+    def train(i: int) -> None:
+        train_head(features, labels, n_classes, np.random.default_rng(i), epochs=20)
+
+    train(0)
+    return seconds(lambda: list(run_in_order(train, range(n_tasks), None)))
+
+
+def bench_growth() -> None:
+    """Cost at a base, and its ratio when one size is doubled."""
+    base = {"n_tasks": 200, "n": 50_000, "n_classes": 100}
+    rows = [(f"{m}, d = 64", partial(measure_all, m, 64), base) for m in ("leep", "nce", "h_score")]
+    rows += [("h_score, d = 1,280", partial(measure_all, "h_score", 1280), base)]
+    rows += [("re-trained heads", heads, {"n_tasks": 40, "n": 2_000, "n_classes": 10})]
+    print("| | base | twice the tasks | twice the examples | twice the classes |\n| --- | --- | --- | --- | --- |")
+    for name, cost, sizes in rows:
+        first = cost(**sizes)
+        ratios = [cost(**sizes | {key: 2 * sizes[key]}) / first for key in sizes]
+        print(f"| {name} | {first:.3f} s | " + " | ".join(f"{r:.2f} ×" for r in ratios) + " |", flush=True)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+BENCHES = {"measures": bench_measures, "heads": bench_heads, "forward": bench_forward, "pass": bench_pass}
+BENCHES |= {"training": bench_training, "growth": bench_growth}
 
 
 def main() -> None:
