@@ -138,6 +138,14 @@ def curve_epochs(epochs: int, eval_every: int) -> set[int]:
     return {e for e in range(epochs + 1) if e <= FIRST_EPOCHS or e % eval_every == 0 or e == epochs}
 
 
+def steps_done(checkpoint: Path, n_examples: int, batch_size: int) -> int:
+    """SGD steps that an interrupted training has behind it; 0 without a checkpoint."""
+    if not checkpoint.exists():
+        return 0
+    *_, epoch, step = _read(checkpoint)
+    return epoch * -(-n_examples // batch_size) + step
+
+
 def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Preprocessing) -> np.ndarray:
     """Classes that the trainer's network predicts.
 
