@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -113,20 +112,20 @@ def print_plan(cfgs: list[DictConfig]) -> None:
         check_keys(cfg, papers[-1])
     cache = Path(cfgs[0].paths.cache).expanduser()
     calibration = Calibration(cache, cfgs[0].plan == "remeasure")
-    seen, lines, errors, reading = set(), [], [], _age()
+    seen, lines, errors, start = set(), [], [], time.process_time()
     for cfg, paper in zip(cfgs, papers):
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             found = find_all(cfg)
-            reading += time.monotonic() - begin
+            start += time.process_time() - begin
             planned = list(plan(cfg, paper, *found, seen, calibration))
         except UserError as error:
             errors.append(str(error))
             continue
         print("\n" + scale_line(cfg, paper))
-        print("\n".join([_WIDTHS.format(*_HEADER), *map(_text, planned)]))
+        print("\n".join([_WIDTHS.format(*_HEADER), *map(_text, planned)]), flush=True)
         lines += planned
-    print("\n" + _summary(lines, reading, calibration))
+    print("\n" + _summary(lines, start, calibration))
     if errors:
         raise UserError("\n".join(errors))
 
@@ -325,12 +324,6 @@ def _makespan(seconds: list[float], workers: int) -> float:
     return max(ends)
 
 
-def _age() -> float:
-    """Seconds since this process began."""
-    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-
-
 _HEADER = ("Row", "Method, source → target", "Tasks", "Done", "Images", "Steps", "Time", "Memory")
 _WIDTHS = "{:>5}  {:<62}{:>6}{:>6}{:>10}{:>14}{:>10}{:>9}"
 
@@ -374,10 +367,9 @@ def _summary(lines: list[Line], start: float, calibration: Calibration) -> str:
         said += [f"  - {text}" for text in dict.fromkeys(line.lacks for line in unable)]
     if unknown := dict.fromkeys(line.unknown for line in lines if line.unknown):
         said += ["? Not calibrated:", *(f"  - {text}" for text in unknown)]
-    said.append(f"Measured on {cpu_model()}, all workers at once; kept in {calibration.path}; plan=remeasure: anew.")
-    said.append(
-        "Memory: the processes' own pages (RssAnon); the images that workers map from one file are not counted."
-    )
+    said.append(f"Measured on {cpu_model()}; kept in {calibration.path}; plan=remeasure measures anew.")
+    said.append("Time: of a machine that does nothing else, all workers at work.")
+    said.append("Memory: the processes' own pages (RssAnon), without the images that workers map from one file.")
     return "\n".join(said)
 
 

@@ -174,6 +174,7 @@ def test_half_finished_run_and_interrupted_training_and_nothing_is_written(
     (work,) = _available(cfg, paper_protocol(cfg))
     n = [len(limited(work.task(i), {}).train_rows) for i in range(4)]
     (networks / "checkpoints").mkdir()
+    (networks / "checkpoints" / "task3.npz").write_bytes(b"damaged")
     np.savez(networks / "checkpoints" / "task2.npz", curve=np.zeros((0, 2)), position=np.array([1, 1]))
     held = snapshot(results)
     with Table(scores, ["task", "n_classes", "n_examples", "measure", "score"], ["task"]):  # a run holds it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -139,10 +140,11 @@ def curve_epochs(epochs: int, eval_every: int) -> set[int]:
 
 
 def steps_done(checkpoint: Path, n_examples: int, batch_size: int) -> int:
-    """SGD steps that an interrupted training has behind it; 0 without a checkpoint."""
-    if not checkpoint.exists():
+    """SGD steps that an interrupted training has behind it; 0 without a checkpoint that can be read."""
+    try:
+        *_, epoch, step = _read(checkpoint)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return 0
-    *_, epoch, step = _read(checkpoint)
     return epoch * -(-n_examples // batch_size) + step
 
 
