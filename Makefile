@@ -53,6 +53,9 @@ else
 	$(python) -m experiments.table1 $(results)
 endif
 
+plan: env  ## run nothing: what Table 1 would cost at the paper's scale (ARGS='plan=remeasure': calibrate anew)
+	$(python) run.py experiment=measure_comparison scale=paper plan=true $(ARGS)
+
 figures: env  ## draw the figures from the results (RESULTS=DIR: from that folder)
 	$(python) -m experiments.figures $(results)
 
@@ -101,4 +104,4 @@ help:  ## print this
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-11s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: env data imagenet lock table1 figures report readme bench test test-slow test-torch lint format clean distclean help
+.PHONY: env data imagenet lock table1 plan figures report readme bench test test-slow test-torch lint format clean distclean help

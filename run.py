@@ -18,11 +18,14 @@ statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the 
 def main(cfg: DictConfig) -> None:
     """Hand the composed configuration to the runner; what the user can mend is one message, no traceback."""
     from experiments.comparison import SETTING, compare
+    from experiments.plan import print_plan
     from experiments.transfer import NothingToRun, UserError, run
 
     try:
         if cfg.experiment == SETTING:
             compare(cfg, list(HydraConfig.get().overrides.task))
+        elif cfg.plan:
+            print_plan([cfg])
         else:
             run(cfg)
     except KeyboardInterrupt:

@@ -33,6 +33,8 @@ def check_config(cfg: DictConfig) -> None:
         _require(cfg.n_tasks == 1, f"n_tasks must be 1, the task is the whole data set, got {cfg.n_tasks!r}")
     else:
         _integer("n_tasks", cfg.n_tasks, 3)  # a correlation needs three tasks
+    known = cfg.plan is True or cfg.plan is False or cfg.plan == "remeasure"
+    _require(known, f"plan must be true, false or remeasure, got {cfg.plan!r}")
     _require(isinstance(cfg.strict, bool), f"strict must be true or false, got {cfg.strict!r}")
     for group, example in (("source", "cifar10_resnet20"), ("target", "cifar100"), ("method", "retrain_head")):
         _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 
 from experiments import table1
 from experiments.check import UserError, check_config
+from experiments.plan import print_plan
 from experiments.transfer import NothingToRun, run
 from leep.results import read_runs
 from leep.tasks import DRAW
@@ -19,6 +20,8 @@ SETTING = "measure_comparison"
 
 def compare(cfg: DictConfig, overrides: list[str]) -> None:
     """Run every experiment of `cfg.experiments` and write Table 1; one that cannot run does not stop the others.
+
+    With `plan`, print what all of it would cost.
 
     Parameters
     ----------
@@ -39,6 +42,9 @@ def compare(cfg: DictConfig, overrides: list[str]) -> None:
     composed = [compose("config", [f"experiment={name}", *given]) for name in cfg.experiments]
     for one in composed:
         check_config(one)
+    if cfg.plan:
+        print_plan(composed)
+        return
     stopped = {}
     for one in composed:
         print(f"\n{one.experiment}")

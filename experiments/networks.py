@@ -48,7 +48,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
         return
     light, shared = share(work.data, work.cache / "images")
     args = replace(work, paper=None, data=light), shared, method, setting, folder
-    total = sum(setting["epochs"] * len(_limited(work.task(i), setting).train_rows) for i in tasks)
+    total = sum(setting["epochs"] * len(limited(work.task(i), setting).train_rows) for i in tasks)
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
 
         def count(images: int) -> None:
@@ -64,12 +64,13 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
                 bar.set_postfix_str(f"{done}/{len(tasks)} tasks", refresh=False)
                 yield task, result
                 if not (isinstance(result, Failed) and result.died):
-                    _checkpoint(folder, task).unlink(missing_ok=True)
+                    checkpoint_of(folder, task).unlink(missing_ok=True)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _checkpoint(folder: Path, task: int) -> Path:
+def checkpoint_of(folder: Path, task: int) -> Path:
+    """Where the state of an unfinished training is kept."""
     return folder / f"task{task}.npz"
 
 
@@ -94,7 +95,7 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> 
     trainers = {}  # the last one, by number of classes: its compiled graph serves all tasks of that size
 
     def transfer(index: int, report: Callable) -> tuple[dict, list]:
-        task = _limited(work.task(index), setting)
+        task = limited(work.task(index), setting)
         n_classes = len(task.classes)
         if n_classes not in trainers:
             trainers.clear()
@@ -109,7 +110,7 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> 
 
         every = {"evaluate": accuracy, "eval_every": setting["eval_every"]} if setting["eval_every"] else {}
         data = work.data.train_images, task.train_rows, task.train_labels
-        files = {"prepare": work.prepare, "report": report, "checkpoint": _checkpoint(checkpoints, index)}
+        files = {"prepare": work.prepare, "report": report, "checkpoint": checkpoint_of(checkpoints, index)}
         rng = task_rng(work.cfg.seed, index, TRAINING)
         curve = train(trainer, origin, *data, rng, **options, **every, **files)
         predicted = predict_classes(trainer, images, task.test_rows, work.prepare)
@@ -118,5 +119,6 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> 
     return transfer
 
 
-def _limited(task: Task, setting: dict) -> Task:
+def limited(task: Task, setting: dict) -> Task:
+    """The examples of a task that a setting trains and tests on."""
     return limit(task, setting["max_examples"]) if "max_examples" in setting else task

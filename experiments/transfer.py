@@ -30,6 +30,7 @@ from experiments.protocol import (
     task_stand_ins,
 )
 from experiments.selection import SETTING, to_markdown
+from leep.calibration import cpu_model
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
 from leep.data.dataset import only_test
 from leep.measures import score_class_tasks, score_task
@@ -103,15 +104,23 @@ class Work:
         """Arguments of `create_engine` in a worker process."""
         return {**self.cfg.engine, "threads": self.threads}
 
+    @property
+    def pass_key(self) -> str:
+        """Name of the forward pass in the cache."""
+        return cache_key(self.weights.sha256, self.source.model, self.prepare, self.data.sha256, self.engine)
+
+    @property
+    def batch_pixels(self) -> int:
+        """Pixels of a batch of the forward pass."""
+        return BATCH_PIXELS if self.cfg.engine.device == "cpu" else 16 * BATCH_PIXELS
+
     @cached_property
     def passed(self) -> ForwardPass:
         """The source model's one pass over the target data set, made when first needed."""
-        key = cache_key(self.weights.sha256, self.source.model, self.prepare, self.data.sha256, self.engine)
         predictor = partial(make_predictor, self.engine, self.source.model, self.source.n_classes, self.weights.path)
-        batch_pixels = BATCH_PIXELS if self.cfg.engine.device == "cpu" else 16 * BATCH_PIXELS
-        sizes = self.workers, self.threads, batch_pixels
+        sizes = self.workers, self.threads, self.batch_pixels
         try:
-            passed = forward_pass(self.cache, key, predictor, self.prepare, self.data, *sizes)
+            passed = forward_pass(self.cache, self.pass_key, predictor, self.prepare, self.data, *sizes)
         except (ValueError, NotImplementedError, WorkerError) as error:
             raise UserError(f"source {self.source_name}: {error}") from error
         if (found := passed.train_probs.shape[1]) != self.source.n_classes:
@@ -146,29 +155,38 @@ def run(cfg: DictConfig) -> None:
         raise UserError(str(error)) from error
 
 
-def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
-    """The settings that can run; what is missing or damaged is printed, or raised if `strict` or if nothing can run."""
-    weights, data, lacks = {}, {}, []
+def find_all(cfg: DictConfig) -> tuple[dict[str, Weights], dict[str, DataSet], dict[str, str]]:
+    """Weights by source, data by target, and by the name of either what is missing or damaged.
+
+    Data are not read where no source has weights, unless for a plan.
+    """
+    weights, data, lacks = {}, {}, {}
     for name, source in cfg.source.items():
         try:
             weights[name] = find_weights(name, source.model, source.weights)
         except (WeightsMissing, WeightsError) as error:
-            lacks.append(str(error))
+            lacks[name] = str(error)
     for name, target in cfg.target.items():
         try:
             find_data(target.reader, cfg.data.root, target.path)
-            if weights:
+            if weights or cfg.plan:
                 data[name] = load_data(target.reader, root=cfg.data.root, path=target.path, size=target.size)
                 if cfg.experiment == "meta_transfer":
                     data[name] = only_test(data[name])
                 check_data(cfg.experiment, data[name].train_labels, **task_parameters(cfg, name))
         except (DataMissing, DataError) as error:
-            lacks.append(str(error))
+            lacks[name] = str(error)
         except ValueError as error:
             keys = ", ".join(f"{k}: …" for k in cfg.task)
             remedy = f"give it tasks of its own: '+task_of.{name}={{{keys}}}'"
             raise UserError(f"{cfg.experiment} cannot be drawn from {name}: {error}; {remedy}") from error
-    work = []
+    return weights, data, lacks
+
+
+def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
+    """The settings that can run; what is missing or damaged is printed, or raised if `strict` or if nothing can run."""
+    weights, data, found = find_all(cfg)
+    work, lacks = [], [*found.values()]
     for pair in (Work(cfg, paper, s, w, t, d) for s, w in weights.items() for t, d in data.items()):
         try:
             work.append(replace(pair, adaptation=find_cnaps(pair)) if "cnaps" in cfg.method else pair)
@@ -185,9 +203,8 @@ def _available(cfg: DictConfig, paper: DictConfig) -> list[Work]:
 def _run_pair(work: Work, failed: list[str]) -> None:
     """Scores, then every method; adds what failed to `failed`, a line a task."""
     cfg, data = work.cfg, work.data
-    setting = _setting(work)
-    name = f"seed{cfg.seed}-{setting_hash(setting)}"
-    folder = Path(cfg.paths.results, cfg.experiment, work.source_name, work.target_name, name)
+    setting = task_setting(work)
+    folder = tasks_folder(work, setting)
     stand_in = [] if data.variant == "full" else [f"{data.variant} of {cfg.target[work.target_name].title}"]
     if work.weights.origin != "gluon":
         stand_in.append(f"{work.weights.origin} weights of {work.source_name}")
@@ -201,7 +218,7 @@ def _run_pair(work: Work, failed: list[str]) -> None:
             _transfer(work, method, folder, failed)
 
 
-def _setting(work: Work) -> dict:
+def task_setting(work: Work) -> dict:
     """All that determines the tasks of a source and a target and their scores."""
     cfg, source, data = work.cfg, work.source, work.data
     return {
@@ -221,6 +238,12 @@ def _setting(work: Work) -> dict:
     }
 
 
+def tasks_folder(work: Work, setting: dict) -> Path:
+    """Where the tasks of a source and a target and their scores stand."""
+    name = f"seed{work.cfg.seed}-{setting_hash(setting)}"
+    return Path(work.cfg.paths.results, work.cfg.experiment, work.source_name, work.target_name, name)
+
+
 def _provenance(cfg: DictConfig) -> dict:
     packages = (*_PACKAGES, "torch") if cfg.engine.name == "torch" else _PACKAGES
     return {
@@ -233,8 +256,7 @@ def _provenance(cfg: DictConfig) -> dict:
 
 def _score(work: Work, table: Table) -> None:
     """Every measure of every task that `scores.csv` does not hold yet, from the same rows of the same pass."""
-    count = max(n_tasks(work.cfg, method) for method in work.cfg.method)
-    wanted = [(i, m) for i in range(count) for m in work.cfg.measures if (str(i), m) not in table.done]
+    wanted = missing_scores(work, table.done)
     if not wanted:
         return
     probs, features = work.passed.train_probs, work.passed.train_features
@@ -257,6 +279,12 @@ def _score(work: Work, table: Table) -> None:
         table.append(_row(i, task, measure=measure, score=float(score)))
 
 
+def missing_scores(work: Work, done: set[tuple]) -> list[tuple[int, str]]:
+    """Tasks and measures that are asked for and not done."""
+    count = max(n_tasks(work.cfg, method) for method in work.cfg.method)
+    return [(i, m) for i in range(count) for m in work.cfg.measures if (str(i), m) not in done]
+
+
 def _rows(arrays: dict, task: Task) -> dict:
     return {name: a[task.train_rows] for name, a in arrays.items()} | {"target_labels": task.train_labels}
 
@@ -268,17 +296,8 @@ def _row(index: int, task: Task, **values) -> dict:
 def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     """Transfer to every task that `transfers.csv` does not hold yet."""
     cfg, count = work.cfg, n_tasks(work.cfg, method)
-    n_epochs = epochs(cfg, method, work.target_name)
-    setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
-    if method == "cnaps":
-        setting = {"method": method, "scale": cfg.scale.name, "weights_sha256": work.adaptation.sha256}
-    elif method in ("fine_tune", "from_scratch"):
-        setting["eval_every"] = cfg.eval_every.get(method)
-        if max_examples(cfg, method):
-            setting["max_examples"] = max_examples(cfg, method)
-        if work.threads > 1:
-            setting["threads"] = work.threads  # the order of sums, so the last digits
-    inner = folder / f"{method}-{cfg.scale.name}-{setting_hash(setting)}"
+    setting = method_setting(work, method)
+    inner = folder / method_folder(setting)
     stand_in = method_stand_ins(cfg, work.paper, method, work.target_name)
     if method == "cnaps":
         card = work.adaptation.card
@@ -303,16 +322,32 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
         _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
 
 
+def method_setting(work: Work, method: str) -> dict:
+    """All else that determines the transferred models."""
+    cfg = work.cfg
+    if method == "cnaps":
+        return {"method": method, "scale": cfg.scale.name, "weights_sha256": work.adaptation.sha256}
+    n_epochs = epochs(cfg, method, work.target_name)
+    setting = {"method": method, "scale": cfg.scale.name, "epochs": n_epochs, **cfg.method[method]}
+    if method in ("fine_tune", "from_scratch"):
+        setting["eval_every"] = cfg.eval_every.get(method)
+        if max_examples(cfg, method):
+            setting["max_examples"] = max_examples(cfg, method)
+        if work.threads > 1:
+            setting["threads"] = work.threads  # the order of sums, so the last digits
+    return setting
+
+
+def method_folder(setting: dict) -> str:
+    """Name of the folder of transferred models, in that of their tasks."""
+    return f"{setting['method']}-{setting['scale']}-{setting_hash(setting)}"
+
+
 def _record_time(folder: Path, tasks: int, seconds: float, work: Work) -> None:
     """Add a line to times.jsonl: what this call did, how long it took, and on what."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.machine()
     done = {"tasks": tasks, "seconds": round(seconds, 1), "workers": work.workers, "device": work.cfg.engine.device}
     with open(folder / "times.jsonl", "a") as file:
-        file.write(json.dumps({**done, "cpu": cpu}) + "\n")
+        file.write(json.dumps({**done, "cpu": cpu_model()}) + "\n")
 
 
 def _classify_features(work: Work, setting: dict, missing: list[int], table: Table) -> None:

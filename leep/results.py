@@ -19,7 +19,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -198,6 +198,14 @@ def read_runs(root: Path) -> pd.DataFrame:
             )
         )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def read_done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
+    """What `done` of a `Table` would hold, without touching the file; empty where there is none."""
+    path = Path(path)
+    text = path.read_text() if path.exists() else ""
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return {tuple(row[k] for k in key) for row in rows}
 
 
 def read_curves(run: Path) -> pd.DataFrame:

@@ -122,7 +122,7 @@ def forward_pass(
         found = _read(folder)
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
-            partial = folder.with_name(f".{key}.partial")
+            partial = _partial(folder)
             batch = max(1, batch_pixels // prepare.size**2)
             _make(partial, predictor, prepare, data, batch, workers, threads)
             os.replace(partial, folder)
@@ -133,6 +133,22 @@ def forward_pass(
             f"the forward pass in {folder} cannot be read back right after it was written; is the disk sound?"
         )
     return found
+
+
+def images_to_pass(cache: Path, key: str, data: DataSet) -> int:
+    """Images that `forward_pass` would still pass; reads the cache, and changes nothing in it."""
+    if _read(Path(cache) / key) is not None:
+        return 0
+    count = len(data.train_images) + len(data.test_images)
+    try:
+        return count - sum(stop - start for _, start, stop in _blocks(_partial(Path(cache) / key)))
+    except (OSError, ValueError):
+        return count
+
+
+def _partial(folder: Path) -> Path:
+    """Where a pass is made."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
 @contextlib.contextmanager
@@ -187,19 +203,28 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers:
 def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, int]]]:
     """The arrays of an interrupted pass, and its blocks; a folder that cannot be read is begun anew."""
     try:
-        for path in partial.glob("*.npy"):
-            np.load(path, mmap_mode="r")  # refuses a file cut short, which r+ would fill up with zeros
+        done = _blocks(partial)
         arrays = {p: np.load(p, mmap_mode="r+") for p in partial.glob("*.npy")}
-        *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
-        write_atomically(partial / _LOG, lambda f: f.write("".join(f"{line}\n" for line in lines).encode()))
-        done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
-        if all(partial / f"{s}_{name}.npy" in arrays for s, _, _ in done for name in ("features", "probs")):
-            return arrays, done
+        lines = "".join(f"{split} {start} {stop}\n" for split, start, stop in sorted(done))
+        write_atomically(partial / _LOG, lambda f: f.write(lines.encode()))
+        return arrays, done
     except (OSError, ValueError):
         pass
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return {}, set()
+
+
+def _blocks(partial: Path) -> set[tuple[str, int, int]]:
+    """The blocks of an interrupted pass; `OSError` or `ValueError` where it cannot be read."""
+    arrays = {p.name for p in partial.glob("*.npy")}
+    for name in arrays:
+        np.load(partial / name, mmap_mode="r")  # refuses a file cut short, which r+ would fill up with zeros
+    *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
+    done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
+    if not arrays.issuperset(f"{s}_{name}.npy" for s, _, _ in done for name in ("features", "probs")):
+        raise ValueError(f"{partial} lacks arrays")
+    return done
 
 
 def _run_blocks(partial, args: tuple, blocks: list, workers: int, threads: int, bar) -> Iterator[tuple]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -136,6 +137,15 @@ def _diverged(when: str, learning_rate: float) -> FloatingPointError:
 def curve_epochs(epochs: int, eval_every: int) -> set[int]:
     """The epochs of a convergence curve of `epochs` epochs: 0, the first ten, every `eval_every`-th, and the last."""
     return {e for e in range(epochs + 1) if e <= FIRST_EPOCHS or e % eval_every == 0 or e == epochs}
+
+
+def steps_done(checkpoint: Path, n_examples: int, batch_size: int) -> int:
+    """SGD steps that an interrupted training has behind it; 0 without a checkpoint that can be read."""
+    try:
+        *_, epoch, step = _read(checkpoint)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return 0
+    return epoch * -(-n_examples // batch_size) + step
 
 
 def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Preprocessing) -> np.ndarray:
