@@ -78,11 +78,11 @@ def slurm_cluster(jobs: int, options: Mapping) -> Iterator[Client]:
 def _without_interruptions() -> Iterator[None]:
     """Threads and processes started here leave Ctrl-C to the parent, which ends them."""
     resource_tracker.ensure_running()  # not by another thread: its start unblocks what is blocked here
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def run_on_cluster(

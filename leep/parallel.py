@@ -136,11 +136,11 @@ def start_process(make: Callable, args: tuple, threads: int) -> tuple[multiproce
     context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child ignores it; it inherits the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child ignores it; it inherits the mask
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     return process, ours
 
