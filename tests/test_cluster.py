@@ -229,6 +229,7 @@ def test_an_item_that_nobody_waits_for_ends(cluster, tmp_path):
     assert wait_until(lambda: not any(alive(process) for i in (0, 1) for _, process in pids(tmp_path, i)))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_gone_is_an_error(empty, tmp_path):
     empty.worker()
     runs = run(empty, make_waiting, (tmp_path,), [0], on_progress=lambda amount: empty.processes[0].kill())
@@ -276,7 +277,11 @@ def other_code(folder):
     [
         (other_package, r"scipy must be 1\.\S+ as in the parent, it has 0\.0\.1; start it from the parent's checkout"),
         (other_code, r"the code of leep must be (\w{12}) as in the parent, it has (?!\1)\w{12}; start it"),
-        (lambda folder: {"threads": 2}, r"it must have one thread, has 2; start it with --nthreads 1 --nworkers N"),
+        pytest.param(
+            lambda folder: {"threads": 2},
+            r"it must have one thread, has 2; start it with --nthreads 1 --nworkers N",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_worker_that_differs_is_refused_though_it_joins_later(empty, tmp_path, options, message, capfd):
@@ -338,6 +343,7 @@ def test_files_that_a_worker_does_not_see(tmp_path):
         check_weights(Weights(tmp_path / "none.params", "0" * 64, "a file"))
 
 
+@pytest.mark.slow
 def test_a_line_says_that_a_worker_is_awaited(empty, tmp_path, capfd):
     runs = run(empty, make_unless, ("nothing",), [0])
     late = threading.Timer(2, empty.worker)
