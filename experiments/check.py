@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from experiments.executor import EXECUTORS, n_workers
 from leep.data import READERS
 from leep.engines import ENGINES, PRECISIONS, check_engine
 from leep.measures import MEASURES
@@ -46,6 +49,9 @@ def check_config(cfg: DictConfig) -> None:
     for key, least in (("executor.workers", 1), ("engine.threads", 1)):
         if OmegaConf.select(cfg, key) is not None:
             _integer(key, OmegaConf.select(cfg, key), least, "null or an integer")
+    _check_executor(cfg.executor, cfg.engine.device)
+    where = "plan=true is of this machine; give executor=local"
+    _require(not cfg.plan or n_workers(cfg), where)
     _choice("engine", cfg.engine.name, ENGINES)
     _choice("engine.precision", cfg.engine.precision, PRECISIONS)
     try:
@@ -111,6 +117,29 @@ def _mapping(key: str, value: object):
     """The items of a mapping."""
     _require(isinstance(value, DictConfig), f"{key} must map names to values, e.g. {key}.fine_tune=50, got {value!r}")
     return value.items()
+
+
+def _check_executor(executor: DictConfig, device: str) -> None:
+    _choice("executor", executor.get("name"), EXECUTORS)
+    if executor.name not in ("dask", "slurm"):
+        return
+    for module in ("distributed", *(["dask_jobqueue"] if executor.name == "slurm" else [])):
+        there = importlib.util.find_spec(module)
+        _require(there, f"executor={executor.name} needs {module}: make env, or pip install 'leep[dask]'")
+    _require(
+        device in ("cpu", "cuda"),
+        f"engine.device must be cpu or cuda with executor={executor.name}, which gives each worker a GPU, got {device}",
+    )
+    if executor.name == "slurm":
+        for key in ("jobs", "cores"):
+            _integer(f"executor.{key}", executor[key], 1)
+        for key in ("job_extra_directives", "job_script_prologue"):
+            is_list = isinstance(executor[key], ListConfig)
+            _require(is_list, f"executor.{key} must be a list, e.g. ['…'], got {executor[key]!r}")
+    elif executor.address is not None:
+        is_address = re.fullmatch(r"tcp://[^:/\s]+:\d+", str(executor.address))
+        _require(is_address, f"executor.address must be null or tcp://host:port, got {executor.address!r}")
+        _require(executor.workers is None, "executor.workers must be null with executor.address, whose workers serve")
 
 
 def _check_source(key: str, source: DictConfig) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 
 from experiments import table1
 from experiments.check import UserError, check_config
+from experiments.executor import open_executor
 from experiments.plan import print_plan
 from experiments.transfer import NothingToRun, run
 from leep.results import read_runs
@@ -46,13 +47,14 @@ def compare(cfg: DictConfig, overrides: list[str]) -> None:
         print_plan(composed)
         return
     stopped = {}
-    for one in composed:
-        print(f"\n{one.experiment}")
-        try:
-            run(one)
-        except UserError as error:
-            print(f"run.py: {error}", file=sys.stderr)
-            stopped[one.experiment] = error
+    with open_executor(cfg) as executor:
+        for one in composed:
+            print(f"\n{one.experiment}")
+            try:
+                run(one, executor)
+            except UserError as error:
+                print(f"run.py: {error}", file=sys.stderr)
+                stopped[one.experiment] = error
     results = Path(cfg.paths.results)
     results.mkdir(parents=True, exist_ok=True)
     print()

@@ -14,6 +14,7 @@ from leep.data.shared import load_shared, share
 from leep.engines import create_engine
 from leep.parallel import Failed, run_in_processes
 from leep.progress import advance, progress
+from leep.sources.weights import check_weights
 from leep.tasks import TRAINING, Task, first_of_each_class, limit, task_rng
 
 CURVE_PER_CLASS = 100  # test examples of a class that a curve is measured on: all that CIFAR100 has
@@ -47,7 +48,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
     if not tasks:
         return
     light, shared = share(work.data, work.cache / "images")
-    args = replace(work, paper=None, data=light), shared, method, setting, folder
+    args = replace(work, paper=None, data=light, run=None), shared, method, setting, folder.absolute()
     total = sum(setting["epochs"] * len(limited(work.task(i), setting).train_rows) for i in tasks)
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
 
@@ -58,7 +59,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
             bar.write(f"  {method}: task {task} failed and is tried once more: {reason}")
 
         bar.set_postfix_str(f"0/{len(tasks)} tasks", refresh=False)
-        runs = run_in_processes(_make, args, tasks, work.workers, work.threads, count, retry)
+        runs = (work.run or run_in_processes)(_make, args, tasks, work.workers, work.threads, count, retry)
         with closing(runs):  # ends the workers
             for done, (task, result) in enumerate(runs, start=1):
                 bar.set_postfix_str(f"{done}/{len(tasks)} tasks", refresh=False)
@@ -89,7 +90,7 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> 
     options = {k: setting[k] for k in ("epochs", "batch_size", "learning_rate")}
     sgd = {k: setting[k] for k in ("momentum", "weight_decay", "freeze_extractor") if k in setting}
     if method == "fine_tune":
-        train, origin = fine_tune, get_weights(load(model, work.source.n_classes, work.weights.path))
+        train, origin = fine_tune, get_weights(load(model, work.source.n_classes, check_weights(work.weights)))
     else:
         train, origin = train_from_scratch, model
     trainers = {}  # the last one, by number of classes: its compiled graph serves all tasks of that size

@@ -48,7 +48,7 @@ def task_parameters(cfg: DictConfig, target: str) -> dict:
 def paper_protocol(cfg: DictConfig) -> DictConfig:
     """The same experiment, sources, targets and methods as the paper has them: without the user's changes."""
     groups = [f"{group}=[{','.join(cfg[group])}]" for group in ("source", "target", "method")]
-    return compose("config", [f"experiment={cfg.experiment}", "scale=paper", *groups])
+    return compose("config", [f"experiment={cfg.experiment}", "scale=paper", f"executor={cfg.executor.name}", *groups])
 
 
 def scale_line(cfg: DictConfig, paper: DictConfig) -> str:

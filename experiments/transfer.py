@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 
 from experiments.check import UserError, check_config, check_keys
 from experiments.cnaps import adapt, find_cnaps
+from experiments.executor import n_workers, open_executor, packages
 from experiments.networks import train_networks
 from experiments.protocol import (
     epochs,
@@ -34,7 +36,7 @@ from leep.calibration import cpu_model
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
 from leep.data.dataset import only_test
 from leep.measures import score_class_tasks, score_task
-from leep.parallel import Failed, WorkerError, n_cores, run_in_order
+from leep.parallel import Failed, WorkerError, run_in_order
 from leep.progress import progress
 from leep.results import ResultsError, Table, open_folder, read_runs, setting_hash
 from leep.sources.forward import BATCH_PIXELS, ForwardPass, cache_key, forward_pass, make_predictor
@@ -48,7 +50,6 @@ SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 CURVES = ["task", "epoch", "test_accuracy"]
 TASKS_AT_ONCE = 100  # of the batched measures: a task's score must not depend on how many others are asked for
-_PACKAGES = ("mxnet", "gluoncv", "numpy", "scipy", "numba", "scikit-learn")
 
 
 class NothingToRun(UserError):
@@ -66,6 +67,7 @@ class Work:
     target_name: str
     data: DataSet
     adaptation: Adaptation | None = None  # the networks of method cnaps
+    run: Callable | None = None  # what runs items on a cluster, in place of `run_in_processes`
 
     @property
     def source(self) -> DictConfig:
@@ -85,8 +87,8 @@ class Work:
 
     @property
     def cache(self) -> Path:
-        """Folder of the forward passes."""
-        return Path(self.cfg.paths.cache).expanduser()
+        """Folder of the forward passes, of which workers elsewhere read the images."""
+        return Path(self.cfg.paths.cache).expanduser().absolute()
 
     @property
     def threads(self) -> int:
@@ -94,10 +96,9 @@ class Work:
         return self.cfg.engine.threads or 1
 
     @property
-    def workers(self) -> int:
-        """Worker processes."""
-        on_cpu = self.cfg.engine.device == "cpu"
-        return self.cfg.executor.workers or (n_cores() // self.threads if on_cpu else 1) or 1
+    def workers(self) -> int | None:
+        """Worker processes; None on a cluster."""
+        return n_workers(self.cfg)
 
     @property
     def engine(self) -> dict:
@@ -117,10 +118,10 @@ class Work:
     @cached_property
     def passed(self) -> ForwardPass:
         """The source model's one pass over the target data set, made when first needed."""
-        predictor = partial(make_predictor, self.engine, self.source.model, self.source.n_classes, self.weights.path)
+        predictor = partial(make_predictor, self.engine, self.source.model, self.source.n_classes, self.weights)
         sizes = self.workers, self.threads, self.batch_pixels
         try:
-            passed = forward_pass(self.cache, self.pass_key, predictor, self.prepare, self.data, *sizes)
+            passed = forward_pass(self.cache, self.pass_key, predictor, self.prepare, self.data, *sizes, self.run)
         except (ValueError, NotImplementedError, WorkerError) as error:
             raise UserError(f"source {self.source_name}: {error}") from error
         if (found := passed.train_probs.shape[1]) != self.source.n_classes:
@@ -130,8 +131,15 @@ class Work:
         return passed
 
 
-def run(cfg: DictConfig) -> None:
-    """Run one experiment: every source × target whose data and weights are there, every method."""
+def run(cfg: DictConfig, executor: Callable | None = None) -> None:
+    """Run one experiment: every source × target whose data and weights are there, every method.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+    executor : callable, optional
+        What `open_executor` gave, where several experiments share a cluster.
+    """
     check_config(cfg)
     paper = paper_protocol(cfg)
     check_keys(cfg, paper)
@@ -139,11 +147,12 @@ def run(cfg: DictConfig) -> None:
     failed: list[str] = []
     error = None
     try:
-        for work in _available(cfg, paper):
-            try:
-                _run_pair(work, failed)
-            except UserError as found:
-                failed.append(f"\n  - {work.source_name} → {work.target_name}: {found}")
+        with open_executor(cfg) if executor is None else nullcontext(executor) as execute:
+            for work in _available(cfg, paper):
+                try:
+                    _run_pair(replace(work, run=execute), failed)
+                except UserError as found:
+                    failed.append(f"\n  - {work.source_name} → {work.target_name}: {found}")
         if cfg.experiment == SETTING:
             print("\n" + to_markdown(Path(cfg.paths.results), read_runs(cfg.paths.results), cfg.seed))
     except (DataError, WeightsError, ResultsError, WorkerError, OSError) as found:
@@ -245,12 +254,11 @@ def tasks_folder(work: Work, setting: dict) -> Path:
 
 
 def _provenance(cfg: DictConfig) -> dict:
-    packages = (*_PACKAGES, "torch") if cfg.engine.name == "torch" else _PACKAGES
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "packages": {p: importlib.metadata.version(p) for p in packages},
+        "packages": {p: importlib.metadata.version(p) for p in packages(cfg)},
     }
 
 

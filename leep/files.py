@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+NOT_SHARED = "there is no such file on this worker's machine; put it where all machines see it under the same path"
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file under a temporary name in the same folder, flush it to disk, and give it its name at once."""

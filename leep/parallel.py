@@ -96,14 +96,14 @@ def run_in_processes(
     busy: dict[Connection, tuple] = {}
     idle: list[tuple] = []
     try:
-        idle.extend(_start(make, args, threads) for _ in range(min(workers or n_cores(), len(waiting))))
+        idle.extend(start_process(make, args, threads) for _ in range(min(workers or n_cores(), len(waiting))))
         while waiting or busy:
             while waiting and idle:
                 process, pipe = idle.pop()
                 busy[pipe] = (process, *waiting.popleft())
             for pipe in wait(list(busy)):
                 process, item, attempt = busy[pipe]
-                kind, value = _receive(process, pipe)
+                kind, value = receive(process, pipe)
                 if kind == "ready":
                     with suppress(BrokenPipeError):  # where it has died since, it is what comes next
                         pipe.send(item)
@@ -117,40 +117,43 @@ def run_in_processes(
                     raise WorkerError(value)
                 else:
                     del busy[pipe]
-                    _end(process, pipe)
+                    end_process(process, pipe)
                     again = attempt == 1 and kind != "final"
                     if again:
                         on_retry(item, value)
                         waiting.appendleft((item, 2))
                     if waiting:
-                        idle.append(_start(make, args, threads))
+                        idle.append(start_process(make, args, threads))
                     if not again:
                         yield item, Failed(value, kind == "died")
     finally:
         for process, pipe in [*((worker[0], pipe) for pipe, worker in busy.items()), *idle]:
-            _end(process, pipe)
+            end_process(process, pipe)
 
 
-def _start(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.Process, Connection]:
+def start_process(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.Process, Connection]:
+    """A worker process, and the pipe that it is given items through when it has said that it is ready."""
     context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child ignores it; it inherits the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child ignores it; it inherits the mask
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     return process, ours
 
 
-def _end(process: multiprocessing.Process, pipe: Connection) -> None:
+def end_process(process: multiprocessing.Process, pipe: Connection) -> None:
+    """Kill a worker process."""
     process.kill()
     process.join()
     pipe.close()
 
 
-def _receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, object]:
+def receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, object]:
+    """What a worker process says, `ready`, `progress`, `done`, `failed`, `final`, `cannot start` or `died`; a value."""
     try:
         return pipe.recv()
     except (EOFError, OSError):  # the latter where it died in the middle of a message

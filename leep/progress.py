@@ -15,3 +15,8 @@ def progress(*args, **options) -> tqdm:
 def advance(bar: tqdm, amount: float) -> None:
     """Move a bar on, never past its total: a second attempt counts some things again."""
     bar.update(min(amount, bar.total - bar.n))
+
+
+def say(text: str) -> None:
+    """A line on the terminal, above the bars."""
+    tqdm.write(text, file=sys.stderr)

@@ -193,6 +193,43 @@ def test_a_worker_that_is_killed_costs_nothing(undisturbed, start, tmp_path):
     assert not any(map(alive, workers))
 
 
+def test_rows_from_a_dask_cluster_one_of_whose_workers_is_killed(undisturbed, start, tmp_path):
+    pytest.importorskip("distributed")
+    from test_cluster import dask_cluster
+
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask", 3) as cluster:
+        where = "executor=dask", f"executor.address={cluster.address}", f"paths.cache={tmp_path / 'cache'}"
+        run = start("small_balanced", *FINE_TUNE, *where, results=tmp_path / "results")
+        assert wait_until(lambda: rows(tmp_path / "results") >= 1 or run.poll() is not None)
+        cluster.processes[2].kill()
+        output, _ = run.communicate()
+    assert run.returncode == 0, output
+    (address,) = re.findall(r"fine_tune: task \d failed and is tried once more: its worker (\S+) is gone", output)
+    assert address.startswith("tcp://127.0.0.1:")
+    assert csvs(tmp_path / "results") == csvs(undisturbed)
+    assert list((tmp_path / "cache").glob("*/train_probs.npy")), "the forward pass was made there, too"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_cluster_of_this_machine_ends_with_its_run(undisturbed, start, run_experiment, tmp_path, end):
+    pytest.importorskip("distributed")
+    run = start("small_balanced", *FINE_TUNE, "executor=dask", "executor.workers=2", results=tmp_path)
+    assert wait_until(lambda: rows(tmp_path) >= 1 or run.poll() is not None)
+    workers = children(run.pid)
+    trainers = [pid for worker in workers for pid in children(worker)]
+    assert len(workers) == len(trainers) == 2
+    (os.killpg if end == signal.SIGINT else os.kill)(run.pid, end)
+    output, _ = run.communicate()
+    assert "Traceback" not in output, output
+    if end == signal.SIGINT:
+        assert run.returncode == 130 and "the same command goes on from there" in output, output
+    assert wait_until(lambda: not any(map(alive, [*workers, *trainers])))
+    run_experiment("small_balanced", *FINE_TUNE, "executor=dask", "executor.workers=2", results=tmp_path)
+    assert csvs(tmp_path) == csvs(undisturbed)
+
+
 def test_interrupted_by_ctrl_c_and_called_again_gives_the_same_bytes(undisturbed, start, run_experiment, tmp_path):
     run = start("small_balanced", *FINE_TUNE, "executor.workers=2", results=tmp_path)
     assert wait_until(lambda: rows(tmp_path) >= 1 or run.poll() is not None)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import joblib
 
-from leep.data.dataset import DataSet
-from leep.files import write_atomically
+from leep.data.dataset import DataError, DataMissing, DataSet
+from leep.files import NOT_SHARED, write_atomically
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -22,5 +22,20 @@ def share(data: DataSet, folder: Path) -> tuple[DataSet, Path]:
 
 
 def load_shared(data: DataSet, path: Path) -> DataSet:
-    """The data set again, its arrays mapped into memory."""
-    return replace(data, **joblib.load(path, mmap_mode="r"))
+    """The data set again, its arrays mapped into memory.
+
+    Raises
+    ------
+    DataMissing, DataError
+        If the file is not there, or holds other data: the process may be on another machine.
+    """
+    try:
+        loaded = replace(data, **joblib.load(path, mmap_mode="r"))
+    except FileNotFoundError:
+        raise DataMissing(f"{path} must hold the images of {data.name}: {NOT_SHARED}, e.g. by paths.cache=…") from None
+    if loaded.sha256 != path.stem:
+        raise DataError(
+            f"{path} must hold images and labels with the SHA-256 of its name, has {loaded.sha256}; "
+            "delete it, it is written anew"
+        )
+    return loaded

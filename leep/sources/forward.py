@@ -24,6 +24,7 @@ from leep.files import file_digest, write_atomically
 from leep.parallel import Failed, WorkerError, run_in_processes
 from leep.progress import advance, progress
 from leep.sources.preprocess import Preprocessing
+from leep.sources.weights import Weights, check_weights
 
 VERSION = 3  # of the pass: raise it when what it computes changes
 BATCH_PIXELS = 2**18  # of a batch on the CPU, 5 images of 224 pixels: larger ones leave the processor's cache
@@ -67,20 +68,22 @@ def cache_key(weights_sha256: str, model: str, prepare: Preprocessing, data_sha2
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def make_predictor(engine: Mapping, model: str, n_classes: int, weights: Path) -> Predictor:
+def make_predictor(engine: Mapping, model: str, n_classes: int, weights: Weights) -> Predictor:
     """The network with its weights, in an engine: called in the process that runs it.
 
     Parameters
     ----------
     engine : mapping
         Arguments of `create_engine`.
-    model, n_classes, weights
+    model, n_classes
         As in `leep.sources.zoo.load`.
+    weights : Weights
+        Verified once more: the process may be on another machine.
     """
     engine = create_engine(**engine)
     from leep.sources.zoo import load  # imports MXNet, after the engine has set its threads
 
-    return engine.predictor(load(model, n_classes, weights))
+    return engine.predictor(load(model, n_classes, check_weights(weights)))
 
 
 def forward_pass(
@@ -92,6 +95,7 @@ def forward_pass(
     workers: int = 1,
     threads: int = 1,
     batch_pixels: int = BATCH_PIXELS,
+    run: Callable | None = None,
 ) -> ForwardPass:
     """The pass named `key`, from the cache, or made now and kept there; an interrupted one goes on where it stopped.
 
@@ -111,6 +115,8 @@ def forward_pass(
         Threads of a process.
     batch_pixels : int
         Pixels a batch; does not change the result beyond rounding.
+    run : callable, optional
+        Runs the blocks elsewhere, as `leep.parallel.run_in_processes` does here.
 
     Raises
     ------
@@ -124,7 +130,7 @@ def forward_pass(
             shutil.rmtree(folder, ignore_errors=True)
             partial = _partial(folder)
             batch = max(1, batch_pixels // prepare.size**2)
-            _make(partial, predictor, prepare, data, batch, workers, threads)
+            _make(partial, predictor, prepare, data, batch, workers, threads, run)
             os.replace(partial, folder)
             (folder / _LOG).unlink()
             found = _read(folder)
@@ -170,7 +176,7 @@ def _read(folder: Path) -> ForwardPass | None:
         return None
 
 
-def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers: int, threads: int) -> None:
+def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers, threads, run) -> None:
     """Write all arrays block by block, in a folder whose log lists the blocks that stand."""
     counts = {"train": len(data.train_images), "test": len(data.test_images)}
     size = max(batch, BLOCK_PIXELS // prepare.size**2)
@@ -183,7 +189,7 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers:
         open(partial / _LOG, "a", encoding="ascii") as log,
         progress(total=sum(counts.values()), initial=n_done, desc=desc, unit=" images", smoothing=0) as bar,
         contextlib.closing(
-            _run_blocks(partial, (predictor, prepare, data, batch), missing, workers, threads, bar)
+            _run_blocks(partial, (predictor, prepare, data, batch), missing, (workers, threads, run), bar)
         ) as ended,
     ):
         for (split, start, stop), outputs in ended:
@@ -227,7 +233,7 @@ def _blocks(partial: Path) -> set[tuple[str, int, int]]:
     return done
 
 
-def _run_blocks(partial, args: tuple, blocks: list, workers: int, threads: int, bar) -> Iterator[tuple]:
+def _run_blocks(partial, args: tuple, blocks: list, how: tuple, bar) -> Iterator[tuple]:
     """`block, (features, probs)` in the order in which they end."""
 
     def count(images: int) -> None:
@@ -236,13 +242,14 @@ def _run_blocks(partial, args: tuple, blocks: list, workers: int, threads: int, 
     def retry(block: tuple, reason: str) -> None:
         bar.write(f"forward pass: images {block} failed and are tried once more: {reason}")
 
-    if len(blocks) <= 2 or workers == 1:
-        run = _make_runner(*args) if blocks else None
-        yield from ((block, run(block, count)) for block in blocks)
+    workers, threads, run = how
+    if run is None and (len(blocks) <= 2 or workers == 1):
+        function = _make_runner(*args) if blocks else None
+        yield from ((block, function(block, count)) for block in blocks)
         return
     predictor, prepare, data, batch = args
     light, shared = share(data, partial.parent / "images")
-    runs = run_in_processes(
+    runs = (run or run_in_processes)(
         _make_runner, (predictor, prepare, light, batch, shared), blocks, workers, threads, count, retry
     )
     with contextlib.closing(runs):

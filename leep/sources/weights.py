@@ -7,10 +7,10 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leep.files import file_digest, short
+from leep.files import NOT_SHARED, file_digest, short
 
 BUNDLED = Path(__file__).parent / "weights"
 CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
@@ -58,7 +58,8 @@ def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights
     missing = []
     for place in [weights] if isinstance(weights, str) else weights:
         try:
-            return _find(name, model, place)
+            found = _find(name, model, place)
+            return replace(found, path=found.path.absolute())  # workers may have another working folder
         except WeightsMissing as error:
             missing.append(str(error))
     raise WeightsMissing("; ".join(missing))
@@ -78,6 +79,25 @@ def _find(name: str, model: str, place: str) -> Weights:
             f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
         )
     return Weights(path, _check_sha256(path), path.name)
+
+
+def check_weights(weights: Weights) -> Path:
+    """The path of weights that another process has found, verified in this one, which may be on another machine.
+
+    Raises
+    ------
+    WeightsMissing, WeightsError
+        If there is no such file here, or it is another one.
+    """
+    try:
+        found = file_digest(weights.path)
+    except FileNotFoundError:
+        raise WeightsMissing(f"{weights.path} must be the weights: {NOT_SHARED}") from None
+    if found != weights.sha256:
+        raise WeightsError(
+            f"{weights.path} must have the SHA-256 {weights.sha256}, has {found} on this worker's machine"
+        )
+    return weights.path
 
 
 def _known_sums() -> dict[str, str]:
