@@ -286,9 +286,10 @@ def other_code(folder):
 )
 def test_a_worker_that_differs_is_refused_though_it_joins_later(empty, tmp_path, options, message, capfd):
     empty.worker()
-    joined = []
+    joined, end = [], time.monotonic() + 2 * PATIENCE
 
     def join(amount):
+        assert time.monotonic() < end, "nobody was refused"
         if not joined:
             joined.append(empty.worker(**options(tmp_path)))
             empty.client.wait_for_workers(2, timeout=PATIENCE)
