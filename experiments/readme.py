@@ -60,7 +60,7 @@ def updated(text: str, new: str) -> str:
 def main() -> None:
     """Write README.md."""
     readme = ROOT / "README.md"
-    text = updated(readme.read_text(), section(read_runs(ROOT / REFERENCE)))
+    text = updated(readme.read_text("utf-8"), section(read_runs(ROOT / REFERENCE)))
     write_atomically(readme, lambda f: f.write(text.encode()))
     print(f"written: {readme.name}, between its markers")
 

@@ -176,7 +176,7 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
             points |= mark_points(fig, results, runs, seed) if name == "figure1" else {}
             figures[name] = svg(fig, name, CAPTIONS[name])
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        Path(__file__).with_name("report.html").read_text()
+        Path(__file__).with_name("report.html").read_text("utf-8")
     )
     return template.render(
         seed=seed,

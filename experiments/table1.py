@@ -51,7 +51,7 @@ def results_arguments(description: str) -> tuple[Path, pd.DataFrame, int]:
 
 def paper_rows() -> pd.DataFrame:
     """The 21 rows of the paper's Table 1, its correlations in the columns `leep`, `nce`, `h_score`."""
-    return pd.read_csv(Path(__file__).with_name("paper_table1.csv"))
+    return pd.read_csv(Path(__file__).with_name("paper_table1.csv"), encoding="utf-8")
 
 
 def rank(group: pd.DataFrame) -> tuple:

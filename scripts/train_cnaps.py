@@ -79,9 +79,9 @@ def run(cfg) -> None:
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
     configuration = OmegaConf.to_yaml({**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}, resolve=True)
     checkpoint, kept = out / "checkpoint.npz", out / "configuration.yaml"
-    if checkpoint.exists() and not (kept.exists() and kept.read_text() == configuration):
+    if checkpoint.exists() and not (kept.exists() and kept.read_text("utf-8") == configuration):
         raise ValueError(f"{out} is of another configuration; give another out=…, or move it away")
-    kept.write_text(configuration)
+    kept.write_text(configuration, "utf-8")
     names = ("steps", "tasks_per_step", "learning_rate", "max_support", "max_ways")
     names += "validate_every", "validation_tasks"
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}

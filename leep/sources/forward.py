@@ -146,11 +146,11 @@ def _lock(path: Path) -> Iterator[None]:
 def _read(folder: Path) -> ForwardPass | None:
     """The pass in a folder, or None where it is absent, cut short or altered."""
     try:
-        sums = json.loads((folder / "sha256.json").read_text())
+        sums = json.loads((folder / "sha256.json").read_bytes())
         if any(file_digest(folder / f"{name}.npy") != sums[name] for name in _ARRAYS):
             return None
         return ForwardPass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
@@ -175,6 +175,7 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers:
                 file = partial / f"{split}_{name}.npy"
                 if file not in arrays:
                     arrays[file] = np.lib.format.open_memmap(file, "w+", np.float32, (counts[split], values.shape[1]))
+                    _reserve(file)
                 arrays[file][start:stop] = values
                 arrays[file].flush()
             log.write(f"{split} {start} {stop}\n")
@@ -184,6 +185,12 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers:
     write_atomically(partial / "sha256.json", lambda f: f.write(json.dumps(sums).encode()))
 
 
+def _reserve(path: Path) -> None:
+    """Take the room of a file on the disk now, where it is an error: a page without room would kill the process."""
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
 def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, int]]]:
     """The arrays of an interrupted pass, and its blocks; a folder that cannot be read is begun anew."""
     try:
@@ -191,15 +198,18 @@ def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, i
             np.load(path, mmap_mode="r")  # refuses a file cut short, which r+ would fill up with zeros
         arrays = {p: np.load(p, mmap_mode="r+") for p in partial.glob("*.npy")}
         *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
-        write_atomically(partial / _LOG, lambda f: f.write("".join(f"{line}\n" for line in lines).encode()))
         done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
-        if all(partial / f"{s}_{name}.npy" in arrays for s, _, _ in done for name in ("features", "probs")):
-            return arrays, done
-    except (OSError, ValueError):
-        pass
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return {}, set()
+        sound = all(partial / f"{s}_{name}.npy" in arrays for s, _, _ in done for name in ("features", "probs"))
+    except (OSError, ValueError, EOFError):
+        sound = False
+    if not sound:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return {}, set()
+    for path in arrays:
+        _reserve(path)
+    write_atomically(partial / _LOG, lambda f: f.write("".join(f"{line}\n" for line in lines).encode()))
+    return arrays, done
 
 
 def _run_blocks(partial, args: tuple, blocks: list, workers: int, threads: int, bar) -> Iterator[tuple]:

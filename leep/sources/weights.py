@@ -81,7 +81,7 @@ def _find(name: str, model: str, place: str) -> Weights:
 
 
 def _known_sums() -> dict[str, str]:
-    return dict(reversed(line.split()) for line in (BUNDLED / "SHA256SUMS").read_text().splitlines())
+    return dict(reversed(line.split()) for line in (BUNDLED / "SHA256SUMS").read_text("ascii").splitlines())
 
 
 def _check_sha256(path: Path) -> str:
@@ -147,7 +147,7 @@ def gluon_sha1(model: str) -> str:
         If the store has no weights of that name.
     """
     store = Path(importlib.util.find_spec("gluoncv").origin).parent / "model_zoo" / "model_store.py"
-    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text())
+    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text("utf-8"))
     if found is None:
         raise WeightsError(f"GluonCV has no weights of a model {model!r}")
     return found[1]
