@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
 
 from experiments import table1
 from experiments.check import UserError, check_config
-from experiments.transfer import NothingToRun, run
+from experiments.transfer import NothingToRun, results_folder, run
 from leep.results import read_runs
 from leep.tasks import DRAW
 
@@ -47,7 +46,7 @@ def compare(cfg: DictConfig, overrides: list[str]) -> None:
         except UserError as error:
             print(f"run.py: {error}", file=sys.stderr)
             stopped[one.experiment] = error
-    results = Path(cfg.paths.results)
+    results = results_folder(cfg)
     results.mkdir(parents=True, exist_ok=True)
     print()
     table1.write(results, read_runs(results), cfg.seed)

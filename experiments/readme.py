@@ -9,6 +9,7 @@ import pandas as pd
 
 from experiments.table1 import build_table
 from experiments.table1_text import MEASURES, best_of, markdown_lines, measure_parts, notes, row_notes, wins
+from experiments.terminal import run_main
 from leep.files import write_atomically
 from leep.results import read_runs
 
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

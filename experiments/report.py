@@ -32,6 +32,7 @@ from experiments.table1_text import (
     row_notes,
     wins,
 )
+from experiments.terminal import run_main
 from leep.data import DataError, DataMissing, DataSet, load_data
 from leep.files import write_atomically
 from leep.plots import METHOD_STYLE
@@ -207,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

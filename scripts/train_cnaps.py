@@ -74,7 +74,7 @@ def run(cfg) -> None:
     shape = source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant
     net = build_cnaps(*shape, seed)
     learner = engine.meta_learner(net)
-    out = Path(cfg.out)
+    out = Path(cfg.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
     configuration = OmegaConf.to_yaml({**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}, resolve=True)

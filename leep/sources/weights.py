@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leep.files import file_digest, short
+from leep.files import file_digest, short, utf8
 
 BUNDLED = Path(__file__).parent / "weights"
 CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
@@ -77,7 +77,7 @@ def _find(name: str, model: str, place: str) -> Weights:
             f"weights of {name}: {short(path)} does not exist; "
             f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
         )
-    return Weights(path, _check_sha256(path), path.name)
+    return Weights(path, _check_sha256(path), utf8(Path(path.name)))
 
 
 def _known_sums() -> dict[str, str]:
