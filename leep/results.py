@@ -81,7 +81,7 @@ def read_setting(folder: Path) -> dict:
     return parts
 
 
-def _damaged(path: Path, error: Exception) -> ResultsError:
+def _damaged(path: Path | str, error: Exception) -> ResultsError:
     return ResultsError(f"{path} is damaged ({error!r}); move its folder away to compute it anew")
 
 
@@ -247,7 +247,7 @@ def read_runs(root: Path) -> pd.DataFrame:
         try:
             described = _describe(tasks, training, transfers.task.nunique())
         except (KeyError, TypeError, AttributeError) as error:
-            raise _damaged(folder / "setting.json", error) from error
+            raise _damaged(f"setting.json of {folder} or of the folder above it", error) from error
         frame = transfers.merge(scores, on=list(_SHARED))
         frames.append(frame.assign(**described, run=str(folder.relative_to(root))))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

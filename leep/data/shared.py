@@ -26,10 +26,10 @@ def _holds(path: Path, data: DataSet) -> bool:
     """Whether the files are there, and neither cut short nor altered."""
     try:
         return load_shared(data, path).sha256 == data.sha256
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         return False
 
 
 def load_shared(data: DataSet, path: Path) -> DataSet:
     """The data set again, its arrays mapped into memory."""
-    return replace(data, **{name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
+    return replace(data, **{name: np.lib.format.open_memmap(path / f"{name}.npy", "r") for name in _ARRAYS})

@@ -149,8 +149,8 @@ def _read(folder: Path) -> ForwardPass | None:
         sums = json.loads((folder / "sha256.json").read_bytes())
         if any(file_digest(folder / f"{name}.npy") != sums[name] for name in _ARRAYS):
             return None
-        return ForwardPass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return ForwardPass(*(np.lib.format.open_memmap(folder / f"{name}.npy", "r") for name in _ARRAYS))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -195,12 +195,12 @@ def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, i
     """The arrays of an interrupted pass, and its blocks; a folder that cannot be read is begun anew."""
     try:
         for path in partial.glob("*.npy"):
-            np.load(path, mmap_mode="r")  # refuses a file cut short, which r+ would fill up with zeros
-        arrays = {p: np.load(p, mmap_mode="r+") for p in partial.glob("*.npy")}
+            np.lib.format.open_memmap(path, "r")  # refuses a file cut short, which r+ would fill up with zeros
+        arrays = {p: np.lib.format.open_memmap(p, "r+") for p in partial.glob("*.npy")}
         *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
         done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
         sound = all(partial / f"{s}_{name}.npy" in arrays for s, _, _ in done for name in ("features", "probs"))
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         sound = False
     if not sound:
         shutil.rmtree(partial, ignore_errors=True)
