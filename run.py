@@ -1,12 +1,15 @@
 """Runs one experiment of the paper: python run.py experiment=small_imbalanced; python run.py --help."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+
+from experiments.terminal import print_in_any_locale
 
 NOTHING_COULD_RUN = 3  # exit status: data or weights of every setting are missing
 INTERRUPTED = 130  # exit status: Ctrl-C
@@ -29,6 +32,7 @@ def main(cfg: DictConfig) -> None:
         else:
             run(cfg)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one
         said = f"what is finished is in {cfg.paths.results}, the same command goes on from there"
         print(f"\nrun.py: interrupted; {said}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -55,8 +59,21 @@ def check_names(arguments: list[str]) -> None:
                 sys.exit(f"run.py: {group} must be among {', '.join(choices)}, got {name!r}")
 
 
+def quoted(argument: str) -> str:
+    """`key=value` with the value in quotes where Hydra's grammar wants them, as for `~` and letters with accents."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.startswith("-") or re.fullmatch(r"[\w/+.$%*@?|: =-]*", value, re.ASCII):
+        return argument
+    return argument if re.search(r"[][{}(),'\"\\]", value) else f'{key}="{value}"'
+
+
 if __name__ == "__main__":
+    print_in_any_locale()
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     if not any(a.startswith(("--config-dir", "-cd")) for a in sys.argv):
         check_names(sys.argv[1:])
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     sys.exit(2 if 2 in statuses else max(statuses))

@@ -58,6 +58,8 @@ def check_config(cfg: DictConfig) -> None:
         check_engine(cfg.engine.name, cfg.engine.precision, cfg.engine.device)
     except ValueError as error:
         raise UserError(str(error)) from error
+    for name, folder in cfg.paths.items():
+        _require(isinstance(folder, str) and folder, f"paths.{name} must name a folder, got {folder!r}")
     root = cfg.data.root
     _require(root is None or Path(root).expanduser().is_dir(), f"data.root={root} is not a folder")
     for name, source in cfg.source.items():

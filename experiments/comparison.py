@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
@@ -12,7 +11,7 @@ from experiments import table1
 from experiments.check import UserError, check_config
 from experiments.executor import open_executor
 from experiments.plan import print_plan
-from experiments.transfer import NothingToRun, run
+from experiments.transfer import NothingToRun, results_folder, run
 from leep.results import read_runs
 from leep.tasks import DRAW
 
@@ -55,7 +54,7 @@ def compare(cfg: DictConfig, overrides: list[str]) -> None:
             except UserError as error:
                 print(f"run.py: {error}", file=sys.stderr)
                 stopped[one.experiment] = error
-    results = Path(cfg.paths.results)
+    results = results_folder(cfg)
     results.mkdir(parents=True, exist_ok=True)
     print()
     table1.write(results, read_runs(results), cfg.seed)

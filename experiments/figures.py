@@ -16,6 +16,7 @@ import pandas as pd
 
 from experiments import selection
 from experiments.table1 import paper_rows, results_arguments, select_run
+from experiments.terminal import run_main
 from leep import plots
 from leep.results import read_curves
 from leep.statistics import levels, metric_of
@@ -240,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

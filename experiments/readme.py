@@ -9,6 +9,7 @@ import pandas as pd
 
 from experiments.table1 import build_table
 from experiments.table1_text import MEASURES, best_of, markdown_lines, measure_parts, notes, row_notes, wins
+from experiments.terminal import run_main
 from leep.files import write_atomically
 from leep.results import read_runs
 
@@ -60,10 +61,10 @@ def updated(text: str, new: str) -> str:
 def main() -> None:
     """Write README.md."""
     readme = ROOT / "README.md"
-    text = updated(readme.read_text(), section(read_runs(ROOT / REFERENCE)))
+    text = updated(readme.read_text("utf-8"), section(read_runs(ROOT / REFERENCE)))
     write_atomically(readme, lambda f: f.write(text.encode()))
     print(f"written: {readme.name}, between its markers")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -32,6 +32,7 @@ from experiments.table1_text import (
     row_notes,
     wins,
 )
+from experiments.terminal import run_main
 from leep.data import DataError, DataMissing, DataSet, load_data
 from leep.files import write_atomically
 from leep.plots import METHOD_STYLE
@@ -176,7 +177,7 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
             points |= mark_points(fig, results, runs, seed) if name == "figure1" else {}
             figures[name] = svg(fig, name, CAPTIONS[name])
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        Path(__file__).with_name("report.html").read_text()
+        Path(__file__).with_name("report.html").read_text("utf-8")
     )
     return template.render(
         seed=seed,
@@ -207,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -10,9 +10,10 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from experiments.table1_text import MEASURES, TRIVIAL, WORDING, to_latex, to_markdown, to_terminal
+from experiments.terminal import run_main
 from leep.data import DataError, DataMissing, find_data
 from leep.files import write_atomically
-from leep.results import ResultsError, read_runs
+from leep.results import read_runs
 from leep.sources.weights import WeightsError, WeightsMissing, find_weights
 from leep.statistics import metric_of, paired_difference, partial_pearson, pearson
 
@@ -40,10 +41,7 @@ def results_arguments(description: str) -> tuple[Path, pd.DataFrame, int]:
     given = parser.parse_args()
     if not given.results.is_dir():
         parser.error(f"{given.results} is not a folder; run an experiment first: python run.py")
-    try:
-        runs = read_runs(given.results)
-    except ResultsError as error:
-        parser.error(str(error))
+    runs = read_runs(given.results)
     if given.seed is None:
         given.seed = 0 if runs.empty else int(runs.seed.min())
     return given.results, runs, given.seed
@@ -51,7 +49,7 @@ def results_arguments(description: str) -> tuple[Path, pd.DataFrame, int]:
 
 def paper_rows() -> pd.DataFrame:
     """The 21 rows of the paper's Table 1, its correlations in the columns `leep`, `nce`, `h_score`."""
-    return pd.read_csv(Path(__file__).with_name("paper_table1.csv"))
+    return pd.read_csv(Path(__file__).with_name("paper_table1.csv"), encoding="utf-8")
 
 
 def rank(group: pd.DataFrame) -> tuple:
@@ -176,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

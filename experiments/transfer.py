@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.check import UserError, check_config, check_keys
@@ -38,7 +38,7 @@ from leep.data.dataset import only_test
 from leep.measures import score_class_tasks, score_task
 from leep.parallel import Failed, WorkerError, run_in_order
 from leep.progress import progress
-from leep.results import ResultsError, Table, open_folder, read_runs, setting_hash
+from leep.results import ResultsError, Table, open_folder, read_rows, read_runs, setting_hash
 from leep.sources.forward import BATCH_PIXELS, ForwardPass, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
@@ -131,6 +131,11 @@ class Work:
         return passed
 
 
+def results_folder(cfg: DictConfig) -> Path:
+    """Folder of the results."""
+    return Path(cfg.paths.results).expanduser()
+
+
 def run(cfg: DictConfig, executor: Callable | None = None) -> None:
     """Run one experiment: every source × target whose data and weights are there, every method.
 
@@ -154,9 +159,13 @@ def run(cfg: DictConfig, executor: Callable | None = None) -> None:
                 except UserError as found:
                     failed.append(f"\n  - {work.source_name} → {work.target_name}: {found}")
         if cfg.experiment == SETTING:
-            print("\n" + to_markdown(Path(cfg.paths.results), read_runs(cfg.paths.results), cfg.seed))
-    except (DataError, WeightsError, ResultsError, WorkerError, OSError) as found:
+            results = results_folder(cfg)
+            print("\n" + to_markdown(results, read_runs(results), cfg.seed))
+    except (DataError, WeightsError, ResultsError, WorkerError) as found:
         error = found
+    except OSError as found:
+        places = f"{results_folder(cfg)} and {cfg.paths.cache}"
+        error = UserError(f"{found}; is there room in {places}, may they be written? The same command goes on")
     if failed:
         said = "what failed is left out; where a process died, the same command tries again:" + "".join(failed)
         raise UserError(f"{error}\n{said}" if error else said) from error
@@ -250,7 +259,7 @@ def task_setting(work: Work) -> dict:
 def tasks_folder(work: Work, setting: dict) -> Path:
     """Where the tasks of a source and a target and their scores stand."""
     name = f"seed{work.cfg.seed}-{setting_hash(setting)}"
-    return Path(work.cfg.paths.results, work.cfg.experiment, work.source_name, work.target_name, name)
+    return Path(results_folder(work.cfg), work.cfg.experiment, work.source_name, work.target_name, name)
 
 
 def _provenance(cfg: DictConfig) -> dict:
@@ -316,7 +325,7 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as table:
         missing = [i for i in range(count) if (str(i),) not in table.done]
         if method in ("retrain_head", "nearest_mean"):
-            _classify_features(work, setting, missing, table)
+            _classify_features(work, setting, missing, table, failed)
         elif method == "cnaps":
             for index, metrics in adapt(work, work.adaptation, missing):
                 table.append(_row(index, work.task(index), method=method, test_f1=None) | metrics)
@@ -354,23 +363,32 @@ def method_folder(setting: dict) -> str:
 def _record_time(folder: Path, tasks: int, seconds: float, work: Work) -> None:
     """Add a line to times.jsonl: what this call did, how long it took, and on what."""
     done = {"tasks": tasks, "seconds": round(seconds, 1), "workers": work.workers, "device": work.cfg.engine.device}
-    with open(folder / "times.jsonl", "a") as file:
-        file.write(json.dumps({**done, "cpu": cpu_model()}) + "\n")
+    with open(folder / "times.jsonl", "ab+") as file:
+        torn = file.seek(0, 2) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"  # by a kill
+        file.write(b"\n" * torn + json.dumps({**done, "cpu": cpu_model()}).encode() + b"\n")
 
 
-def _classify_features(work: Work, setting: dict, missing: list[int], table: Table) -> None:
+def _classify_features(work: Work, setting: dict, missing: list[int], table: Table, failed: list[str]) -> None:
     """Methods that keep the extractor: they read the one pass."""
     if not missing:
         return
     work.passed  # noqa: B018  made once, before the workers start
     workers = 1 if setting.get("implementation") == "gluon" else work.cfg.executor.workers
     results = run_in_order(partial(_classify, work, setting), missing, workers)
-    for row in progress(results, total=len(missing), desc=f"  {setting['method']}", unit=" tasks"):
-        table.append(row)
+    bar = progress(results, total=len(missing), desc=f"  {setting['method']}", unit=" tasks")
+    for row, index in zip(bar, missing):
+        if isinstance(row, Failed):
+            failed.append(_failure(work, setting["method"], index, row))
+        else:
+            table.append(row)
 
 
-def _classify(work: Work, setting: dict, index: int) -> dict:
-    """One row of `transfers.csv`."""
+def _failure(work: Work, method: str, index: int, result: Failed) -> str:
+    return f"\n  - {work.source_name} → {work.target_name}, {method}, task {index}: {result.reason}"
+
+
+def _classify(work: Work, setting: dict, index: int) -> dict | Failed:
+    """One row of `transfers.csv`; `Failed` where the training diverges."""
     from leep.transfer.metrics import evaluate
     from leep.transfer.nearest_mean import predict_nearest_mean
     from leep.transfer.retrain_head import train_head
@@ -385,7 +403,7 @@ def _classify(work: Work, setting: dict, index: int) -> dict:
         try:
             head = train_head(*examples, task_rng(work.cfg.seed, index, TRAINING), **options)
         except FloatingPointError as error:
-            raise UserError(f"task {index} of {work.cfg.experiment}: {error}") from error
+            return Failed(str(error))
         predicted = head.predict(test_features)
     metrics = evaluate(predicted, task.test_labels, len(task.classes), task.smaller_class)
     return _row(index, task, method=setting["method"], test_f1=None) | metrics
@@ -399,8 +417,7 @@ def _train_networks(
         with closing(train_networks(work, method, setting, missing, folder / "checkpoints")) as ended:
             for index, result in ended:
                 if isinstance(result, Failed):
-                    pair = f"{work.source_name} → {work.target_name}"
-                    failed.append(f"\n  - {pair}, {method}, task {index}: {result.reason}")
+                    failed.append(_failure(work, method, index, result))
                     continue
                 metrics, curve = result
                 if curves:  # first: a task is done when it stands in the other table
@@ -414,8 +431,10 @@ def _train_networks(
 
 def _say_correlations(scores: Path, transfers: Path, cfg: DictConfig, count: int) -> None:
     """One line a measure: its correlation with what the models reach, over the tasks of this run."""
-    joined = pd.read_csv(transfers).merge(pd.read_csv(scores), on=["task", "n_classes", "n_examples"])
     metric = metric_of(cfg.experiment)
+    shared = ["task", "n_classes", "n_examples"]
+    reached = read_rows(transfers, ["task"], [*shared, metric])
+    joined = reached.merge(read_rows(scores, ["task", "measure"], [*shared, "score"]), on=shared)
     for measure in cfg.measures:
         rows = joined[(joined.measure == measure) & (joined.task < count)]
         if len(rows) < 3:

@@ -38,3 +38,8 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 def short(path: Path) -> str:
     """The path with `~` for the home folder: messages end up in tables that are passed on."""
     return str(path).replace(str(Path.home()), "~", 1)
+
+
+def utf8(path: Path) -> str:
+    """The path as text, whatever the locale made of its letters."""
+    return os.fsencode(path).decode(errors="replace")

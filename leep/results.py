@@ -18,13 +18,20 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from leep.files import write_atomically
+
+_COUNTS = frozenset(["task", "n_classes", "n_examples", "epoch"])
+_NUMBERS = frozenset(["score", "test_accuracy", "test_f1", "test_f1_macro"])
+_SHARED = ("task", "n_classes", "n_examples")  # what scores and transferred models are joined by
 
 
 class ResultsError(RuntimeError):
@@ -65,10 +72,17 @@ def read_setting(folder: Path) -> dict:
     """`setting`, `notes` and `provenance` of a run's folder; `ResultsError` where the file is damaged."""
     path = folder / "setting.json"
     try:
-        content = json.loads(path.read_text())
-        return {key: content[key] for key in ("setting", "notes", "provenance")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path} is damaged ({error}); move its folder away to compute it anew") from error
+        content = json.loads(path.read_bytes())
+        parts = {key: content[key] for key in ("setting", "notes", "provenance")}
+        if not all(isinstance(part, dict) for part in parts.values()):
+            raise TypeError(f"expected mappings under {', '.join(parts)}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    return parts
+
+
+def _damaged(path: Path | str, error: Exception) -> ResultsError:
+    return ResultsError(f"{path} is damaged ({error!r}); move its folder away to compute it anew")
 
 
 class Table:
@@ -84,13 +98,13 @@ class Table:
     Raises
     ------
     ResultsError
-        If another process writes to the file, or its columns are others.
+        If another process writes to the file, its columns are others, a row is damaged, or two rows contradict.
     """
 
     def __init__(self, path: Path, columns: list[str], key: list[str]):
         self._columns, self._key = columns, key
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+", newline="")  # noqa: SIM115  closed by __exit__
+        self._file = open(path, "a+", newline="", encoding="utf-8")  # noqa: SIM115  closed by __exit__
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._file.fileno()).st_ino != path.stat().st_ino:  # sorted by another run in this moment
@@ -100,25 +114,16 @@ class Table:
             raise ResultsError(
                 f"{path} is being written by another run; wait for it, or give another results folder"
             ) from None
-        self._drop_torn_line()
-        self._file.seek(0)
-        rows = list(csv.reader(self._file))
-        if not rows:
-            self._append([columns])
-        elif rows[0] != columns:
+        try:
+            whole = _whole_lines(path)
+            if path.stat().st_size > len(whole):
+                self._file.truncate(len(whole))  # what was cut short is computed again
+            if not whole:
+                self._append([columns])
+            self.done = set(_parse(path, whole, key, columns)[1]) if whole else set()
+        except BaseException:
             self._file.close()
-            raise ResultsError(
-                f"{path} must have the columns {columns}, found {rows[0]}; move it away to compute it anew"
-            )
-        positions = [columns.index(k) for k in key]
-        self.done = {tuple(row[p] for p in positions) for row in rows[1:]}
-
-    def _drop_torn_line(self) -> None:
-        """A line that a kill cut short has no line end: it is removed and computed again."""
-        self._file.seek(0)
-        content = self._file.read()
-        if content and not content.endswith("\n"):
-            self._file.truncate(len(content[: content.rfind("\n") + 1].encode()))
+            raise
 
     def _append(self, rows: Iterable[list]) -> None:
         csv.writer(self._file, lineterminator="\n").writerows(rows)
@@ -154,11 +159,69 @@ def _text(value) -> str:
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
-def _read_rows(path: Path) -> pd.DataFrame:
-    """The whole lines of a CSV that a run may be writing, or may have been killed at."""
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    return pd.read_csv(io.StringIO(whole), float_precision="round_trip") if whole else pd.DataFrame()
+def _whole_lines(path: Path) -> bytes:
+    """Content of a CSV that a run may be writing, or may have been killed at: a line cut short has no line end."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(path: Path, content: bytes, key: Sequence[str], columns: list[str] | None = None) -> tuple[list, dict]:
+    """Columns of a CSV and its rows by their key, each once.
+
+    Raises
+    ------
+    ResultsError
+        If the columns are not `columns`, or lack one of the key; if a row has not a sound value in each column; or if
+        two rows have one key and differ.
+    """
+    remedy = "delete the line, or move the file away, to compute it anew"
+    try:
+        header, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+    except (ValueError, csv.Error) as error:
+        raise ResultsError(f"{path} is damaged ({error}); move it away to compute it anew") from error
+    if header != (columns or header) or not {*key} <= {*header} or len({*header}) < len(header):
+        expected = columns or list(key)
+        raise ResultsError(f"{path} must have the columns {expected}, found {header}; move it away to compute it anew")
+    positions, found = [header.index(k) for k in key], {}
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header) or not all(map(_is_sound, header, row)):
+            raise ResultsError(f"{path}, line {number}: expected a value for each of {header}, got {row}; {remedy}")
+        name = tuple(row[p] for p in positions)
+        if found.setdefault(name, row) != row:
+            raise ResultsError(
+                f"{path}, line {number}: {', '.join(map(' '.join, zip(key, name)))} has another row before, "
+                f"{found[name]}, got {row}; delete both to compute them anew"
+            )
+    return header, found
+
+
+def _is_sound(column: str, text: str) -> bool:
+    if column in _COUNTS:
+        return re.fullmatch("0|[1-9][0-9]{0,17}", text) is not None
+    if column not in _NUMBERS or (column == "test_f1" and not text):
+        return True
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def read_rows(path: Path, key: Sequence[str], others: Sequence[str]) -> pd.DataFrame:
+    """The rows of a CSV of results, each once; empty where there is none.
+
+    Raises
+    ------
+    ResultsError
+        If a column of `key` or `others` is missing, a row is damaged, or two rows have one key and differ.
+    """
+    if not (whole := _whole_lines(path)):
+        return pd.DataFrame()
+    header, rows = _parse(path, whole, key)
+    if lacks := [name for name in others if name not in header]:
+        raise ResultsError(f"{path} must have the columns {lacks} too, found {header}; move it away to compute it anew")
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows.values()])
+    return pd.read_csv(io.StringIO(text.getvalue()), float_precision="round_trip")
 
 
 def read_runs(root: Path) -> pd.DataFrame:
@@ -167,54 +230,67 @@ def read_runs(root: Path) -> pd.DataFrame:
     Besides the columns of the two CSVs: `setting`, `source`, `trained_on`, `target`, `seed`, `weights` (origin), `data`
     (variant), `engine`, `scale`, `epochs`, `run` (the folder), `stand_in`, what differs from the paper (empty where
     nothing does), and whether all tasks that were asked for are `finished`.
+
+    Raises
+    ------
+    ResultsError
+        If a file is damaged.
     """
     frames = []
     for transfers_path in sorted(Path(root).glob("*/*/*/*/*/transfers.csv")):
         folder = transfers_path.parent
         tasks, training = read_setting(folder.parent), read_setting(folder)
-        outer, inner = tasks["setting"], training["setting"]
-        scores, transfers = _read_rows(folder.parent / "scores.csv"), _read_rows(transfers_path)
+        scores = read_rows(folder.parent / "scores.csv", ["task", "measure"], [*_SHARED, "score"])
+        transfers = read_rows(transfers_path, ["task"], [*_SHARED, "method", "test_accuracy"])
         if scores.empty or transfers.empty:
             continue
-        done, asked = transfers.task.nunique(), training["notes"]["n_tasks"]
-        stand_in = tasks["notes"]["stand_in"] + training["notes"]["stand_in"]
-        stand_in += [f"unfinished: {done} of {asked} tasks"] if done < asked else []
-        frame = transfers.merge(scores, on=["task", "n_classes", "n_examples"])
-        frames.append(
-            frame.assign(
-                setting=outer["experiment"],
-                source=outer["source"]["name"],
-                trained_on=outer["source"]["trained_on"],
-                target=outer["target"]["name"],
-                seed=outer["seed"],
-                weights=outer["source"].get("weights"),
-                data=outer["target"].get("variant"),
-                engine=f"{outer['engine']['name']} {outer['engine']['precision']}",
-                scale=inner["scale"],
-                epochs=inner.get("epochs"),
-                run=str(folder.relative_to(root)),
-                stand_in="; ".join(stand_in),
-                finished=done >= asked,
-            )
-        )
+        try:
+            described = _describe(tasks, training, transfers.task.nunique())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(f"setting.json of {folder} or of the folder above it", error) from error
+        frame = transfers.merge(scores, on=list(_SHARED))
+        frames.append(frame.assign(**described, run=str(folder.relative_to(root))))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def read_done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
     """What `done` of a `Table` would hold, without touching the file; empty where there is none."""
-    path = Path(path)
-    text = path.read_text() if path.exists() else ""
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return {tuple(row[k] for k in key) for row in rows}
+    whole = _whole_lines(path) if Path(path).exists() else b""
+    return set(_parse(path, whole, key)[1]) if whole else set()
+
+
+def _describe(tasks: dict, training: dict, done: int) -> dict:
+    """What the columns of a run say, by the contents of its two `setting.json`."""
+    outer, inner, asked = tasks["setting"], training["setting"], training["notes"]["n_tasks"]
+    stand_in = tasks["notes"]["stand_in"] + training["notes"]["stand_in"]
+    stand_in += [f"unfinished: {done} of {asked} tasks"] if done < asked else []
+    return {
+        "setting": outer["experiment"],
+        "source": outer["source"]["name"],
+        "trained_on": outer["source"]["trained_on"],
+        "target": outer["target"]["name"],
+        "seed": outer["seed"],
+        "weights": outer["source"].get("weights"),
+        "data": outer["target"].get("variant"),
+        "engine": f"{outer['engine']['name']} {outer['engine']['precision']}",
+        "scale": inner["scale"],
+        "epochs": inner.get("epochs"),
+        "stand_in": "; ".join(stand_in),
+        "finished": done >= asked,
+    }
 
 
 def read_curves(run: Path) -> pd.DataFrame:
     """Test accuracy by `task` and `epoch` of a run's folder; empty if it kept no curves."""
     path = Path(run) / "curves.csv"
-    return _read_rows(path) if path.exists() else pd.DataFrame()
+    return read_rows(path, ["task", "epoch"], ["test_accuracy"]) if path.exists() else pd.DataFrame()
 
 
 def read_times(run: Path) -> list[dict]:
     """What the calls that made a run's folder recorded of their duration and machine; empty if none did."""
     path = Path(run) / "times.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    calls = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError):  # a line that a kill cut short
+            calls.append(json.loads(line))
+    return calls

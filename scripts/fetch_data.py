@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     for fetch, *values in jobs:
         try:
             print(fetch(*values), flush=True)
-        except (DownloadError, ValueError) as error:
+        except (DownloadError, ValueError, OSError) as error:
             print(error, file=sys.stderr)
             failed = True
     return int(failed)

@@ -74,16 +74,16 @@ def run(cfg) -> None:
     shape = source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant
     net = build_cnaps(*shape, seed)
     learner = engine.meta_learner(net)
-    out = Path(cfg.out)
+    out = Path(cfg.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
     identity = {**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}
     del identity["steps"]  # more of them go on from the checkpoint
     configuration = OmegaConf.to_yaml(identity, resolve=True)
     checkpoint, kept = out / "checkpoint.npz", out / "configuration.yaml"
-    if checkpoint.exists() and not (kept.exists() and kept.read_text() == configuration):
+    if checkpoint.exists() and not (kept.exists() and kept.read_text("utf-8") == configuration):
         raise ValueError(f"{out} is of another configuration; give another out=…, or move it away")
-    kept.write_text(configuration)
+    kept.write_text(configuration, "utf-8")
     names = ("steps", "tasks_per_step", "learning_rate", "max_support", "max_ways")
     names += "validate_every", "validation_tasks"
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}

@@ -87,7 +87,7 @@ def main(cfg) -> None:
 
     net = build(source.model, source.n_classes, np.random.SeedSequence(cfg.seed, spawn_key=(0,)))
     trainer = engine.trainer(net, cfg.momentum, cfg.weight_decay)
-    out = Path(cfg.out)
+    out = Path(cfg.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
 
     checkpoint, log, configuration = out / "checkpoint.npz", [], OmegaConf.to_yaml(cfg, resolve=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +93,22 @@ def run_experiment(arguments):
         return done
 
     return run
+
+
+@pytest.fixture
+def start(arguments):
+    """Starts `run.py` in a process group of its own, as a terminal does; the test ends it."""
+    started = []
+
+    def start(experiment, *extra, results):
+        command = [sys.executable, "run.py", *arguments(experiment, *extra, results=results)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's `&` has it ignored
+        started.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=restore, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()

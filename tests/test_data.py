@@ -260,7 +260,7 @@ PIXELS = bytes(6 * 784)
         (TRAIN_IMAGES, b"", "magic number 00000803, found nothing"),
         (TRAIN_IMAGES, header(0x0803, 6), "truncated: expected a header of 16 bytes, found 8"),
         (TRAIN_IMAGES, header(0x0803, 6, 28, 28) + PIXELS[1:], "truncated: .* 4704 bytes, but 4703 follow"),
-        (TRAIN_IMAGES, header(0x0803, 6, 28, 28) + PIXELS + b"\0", "too long: .* 4704 bytes, but 4705 follow"),
+        (TRAIN_IMAGES, header(0x0803, 6, 28, 28) + PIXELS + b"\0", "too long: .* 4704 bytes, but more follow"),
         (TRAIN_IMAGES, header(0x0803, 2**32 - 1, 2**32 - 1, 28), "truncated: the header says"),
         (TRAIN_IMAGES, header(0x0803, 6, 14, 56) + PIXELS, r"expected images of 28 × 28 pixels.*\(6, 14, 56\)"),
         (TRAIN_IMAGES, header(0x0803, 0, 28, 28), "expected images of 28 × 28 pixels"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 from leep.data import fetch, load_data
 from leep.data.fetch import DATA_SETS, DownloadError, RemoteDataSet, RemoteFile, download, fetch_data_set, fetch_weights
@@ -79,7 +80,8 @@ class Server:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr(fetch, "_session", requests.Session)  # one that may speak HTTP
     server = Server()
     yield server
     server.close()

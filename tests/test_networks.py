@@ -5,10 +5,7 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,25 +57,6 @@ def undisturbed(run_experiment, shared_cache):
     if not results.exists():
         run_experiment("small_balanced", *FINE_TUNE, "executor=serial", results=results)
     return results
-
-
-@pytest.fixture
-def start(arguments):
-    """Starts `run.py` in a process group of its own, as a terminal does; the test ends it."""
-    started = []
-
-    def start(experiment, *extra, results):
-        command = [sys.executable, "run.py", *arguments(experiment, *extra, results=results)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's `&` has it ignored
-        started.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=restore, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
 
 
 def rows(results: Path, name: str = "transfers.csv") -> int:

@@ -54,7 +54,7 @@ def _names(path: Path, key: bytes, n_classes: int) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(f"class {k}" for k in range(n_classes))
     if path.suffix == ".txt":
-        names = path.read_text(errors="replace").split()
+        names = path.read_text("utf-8", errors="replace").split()
     else:
         meta = load_pickle(path)
         if not isinstance(meta, dict) or key not in meta or not all(isinstance(n, bytes) for n in meta[key]):

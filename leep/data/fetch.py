@@ -22,13 +22,14 @@ from leep.sources.weights import gluon_sha1
 
 _TRIES = 5
 _CHUNK = 1 << 14
+_MOST = 1 << 30  # bytes of weights
 _GLUON_REPOSITORIES = (
     "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/",
     "https://apache-mxnet.s3.amazonaws.com/",
 )
 _FASHION_MNIST_MIRRORS = (
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
 )
 
 
@@ -47,8 +48,8 @@ class RemoteFile:
     Attributes
     ----------
     name : file name
-    checksum : `md5:…` or another algorithm of hashlib; None where the content is checked as it is unpacked
-    urls : mirrors in the order in which they are tried
+    checksum : `sha256:…` or another algorithm of hashlib; None where the content is checked as it is unpacked
+    urls : mirrors in the order in which they are tried, HTTPS only
     """
 
     name: str
@@ -74,17 +75,17 @@ class RemoteDataSet:
     members: tuple[str, ...] = ()
 
 
-def _fashion_mnist(name: str, md5: str) -> RemoteFile:
-    return RemoteFile(name, f"md5:{md5}", tuple(mirror + name for mirror in _FASHION_MNIST_MIRRORS))
+def _fashion_mnist(name: str, sha256: str) -> RemoteFile:
+    return RemoteFile(name, f"sha256:{sha256}", tuple(mirror + name for mirror in _FASHION_MNIST_MIRRORS))
 
 
-def _cifar(name: str, md5: str) -> RemoteFile:
-    return RemoteFile(name, f"md5:{md5}", (f"https://www.cs.toronto.edu/~kriz/{name}",))
+def _cifar(name: str, sha256: str) -> RemoteFile:
+    return RemoteFile(name, f"sha256:{sha256}", (f"https://www.cs.toronto.edu/~kriz/{name}",))
 
 
 DATA_SETS = {
     "cifar10": RemoteDataSet(
-        (_cifar("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
+        (_cifar("cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),),
         "cifar10",
         (50_000, 10_000),
         tuple(
@@ -93,23 +94,38 @@ DATA_SETS = {
         ),
     ),
     "cifar100": RemoteDataSet(
-        (_cifar("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
+        (_cifar("cifar-100-binary.tar.gz", "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),),
         "cifar100",
         (50_000, 10_000),
         tuple(f"cifar-100-binary/{name}" for name in ("train.bin", "test.bin", "fine_label_names.txt")),
     ),
     "fashion_mnist": RemoteDataSet(
         (
-            _fashion_mnist("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-            _fashion_mnist("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
-            _fashion_mnist("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
-            _fashion_mnist("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+            _fashion_mnist(
+                "train-images-idx3-ubyte.gz", "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+            ),
+            _fashion_mnist(
+                "train-labels-idx1-ubyte.gz", "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
+            ),
+            _fashion_mnist(
+                "t10k-images-idx3-ubyte.gz", "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+            ),
+            _fashion_mnist(
+                "t10k-labels-idx1-ubyte.gz", "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+            ),
         ),
         "fashion-mnist",
         (60_000, 10_000),
     ),
 }
 GLUON_MODELS = ("cifar_resnet20_v1", "resnet18_v1")
+
+
+def _session() -> requests.Session:
+    """HTTPS only, wherever a server may redirect to."""
+    session = requests.Session()
+    del session.adapters["http://"]
+    return session
 
 
 class ResumingDownloader:
@@ -141,7 +157,10 @@ class ResumingDownloader:
     def _receive(self, url: str) -> None:
         start = self._size()
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
+        with (
+            _session() as session,
+            session.get(url, headers=headers, stream=True, timeout=self.timeout) as response,
+        ):
             answered = response.headers.get("Content-Range", "")
             if start and response.status_code == 416 and answered == f"bytes */{start}":
                 return  # the part is the whole file
@@ -211,6 +230,9 @@ def download(file: RemoteFile, folder: Path, unpack: Callable[[Path], None] | No
             attempts -= 1
             try:
                 return _try_mirror(file, url, folder, part, unpack)
+            except requests.exceptions.InvalidSchema as error:
+                failure = f"must be HTTPS: {error}"
+                break
             except ValueError as error:
                 failure = error
             except (requests.RequestException, _NotTheFile) as error:
@@ -290,6 +312,8 @@ def _unpack_weights(path: Path, name: str, sha1: str) -> None:
     """Write the weights `name` out of a zip archive beside it, if their checksum is right."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if (size := archive.getinfo(name).file_size) > _MOST:
+                raise ValueError(f"{name}: expected at most {_MOST} bytes, unzipped, got {size}")
             content = archive.read(name)
     except (zipfile.BadZipFile, KeyError, zlib.error) as error:
         raise ValueError(f"not a zip archive with {name}: {error}") from error

@@ -24,25 +24,35 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
+_MOST = 1 << 30  # bytes, unzipped: twenty times Fashion-MNIST
+_MOST_SHRUNK = 1032  # times that gzip makes a file smaller at best
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def _bytes(path: Path) -> bytes:
-    """Content of a file, unzipped if its name ends in .gz."""
-    if path.suffix != ".gz":
-        return path.read_bytes()
+def _bytes(path: Path, n_dimensions: int) -> bytes:
+    """Header and values of a file, unzipped if its name ends in .gz, and a byte more if there are more than it says."""
+    header, size = 4 + 4 * n_dimensions, path.stat().st_size
     try:
-        with gzip.open(path) as file:
-            return file.read()
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            head = file.read(header)
+            if len(head) < header:
+                return head
+            # No more than the file can hold, whatever the header says
+            most = min(size * _MOST_SHRUNK, _MOST) if path.suffix == ".gz" else size
+            return head + file.read(min(math.prod(_shape(head, n_dimensions)), most) + 1)
     except EOFError:
         raise DataError(f"{path}: truncated: the gzip stream ends too early") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: not a sound gzip file: {error}") from error
 
 
+def _shape(header: bytes, n_dimensions: int) -> tuple[int, ...]:
+    return struct.unpack_from(f">{n_dimensions}I", header, 4)
+
+
 def _read_idx(path: Path, n_dimensions: int) -> np.ndarray:
     """An array of unsigned bytes: magic number 0x0000080d with d dimensions, their sizes (big-endian), the values."""
-    content = _bytes(path)
+    content = _bytes(path, n_dimensions)
     header = 4 + 4 * n_dimensions
     magic = struct.pack(">I", 0x0800 + n_dimensions)
     if content[:4] != magic:
@@ -51,11 +61,11 @@ def _read_idx(path: Path, n_dimensions: int) -> np.ndarray:
         )
     if len(content) < header:
         raise DataError(f"{path}: truncated: expected a header of {header} bytes, found {len(content)}")
-    shape = struct.unpack_from(f">{n_dimensions}I", content, 4)
+    shape = _shape(content, n_dimensions)
     expected, found = math.prod(shape), len(content) - header
     if found != expected:
-        problem = "truncated" if found < expected else "too long"
-        raise DataError(f"{path}: {problem}: the header says {shape}, {expected} bytes, but {found} follow")
+        problem, followed = ("truncated", found) if found < expected else ("too long", "more")
+        raise DataError(f"{path}: {problem}: the header says {shape}, {expected} bytes, but {followed} follow")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 

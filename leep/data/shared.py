@@ -1,11 +1,11 @@
-"""Hands a decoded data set to worker processes: a file that all of them map into memory."""
+"""Hands a decoded data set to worker processes: files that all of them map into memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
+import numpy as np
 
 from leep.data.dataset import DataError, DataMissing, DataSet
 from leep.files import NOT_SHARED, write_atomically
@@ -14,11 +14,21 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def share(data: DataSet, folder: Path) -> tuple[DataSet, Path]:
-    """The data set without its arrays, cheap to send, and the file that holds them, written where it is not there."""
-    path = Path(folder) / f"{data.sha256}.joblib"
-    if not path.exists():
-        write_atomically(path, lambda f: joblib.dump({name: getattr(data, name) for name in _ARRAYS}, f))
+    """The data set without its arrays, cheap to send, and the folder that holds them, written where it is not there."""
+    path = Path(folder) / data.sha256
+    if not _holds(path, data):
+        for name in _ARRAYS:
+            write_atomically(path / f"{name}.npy", lambda f, name=name: np.save(f, getattr(data, name)))
     return replace(data, **dict.fromkeys(_ARRAYS)), path
+
+
+def _holds(path: Path, data: DataSet) -> bool:
+    """Whether the files are there, and neither cut short nor altered."""
+    try:
+        load_shared(data, path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def load_shared(data: DataSet, path: Path) -> DataSet:
@@ -27,13 +37,14 @@ def load_shared(data: DataSet, path: Path) -> DataSet:
     Raises
     ------
     DataMissing, DataError
-        If the file is not there, or holds other data: the process may be on another machine.
+        If files are not there, or hold other data: the process may be on another machine.
     """
     try:
-        loaded = replace(data, **joblib.load(path, mmap_mode="r"))
+        arrays = {name: np.lib.format.open_memmap(path / f"{name}.npy", "r") for name in _ARRAYS}
     except FileNotFoundError:
         raise DataMissing(f"{path} must hold the images of {data.name}: {NOT_SHARED}, e.g. by paths.cache=…") from None
-    if loaded.sha256 != path.stem:
+    loaded = replace(data, **arrays)
+    if loaded.sha256 != path.name:
         raise DataError(
             f"{path} must hold images and labels with the SHA-256 of its name, has {loaded.sha256}; "
             "delete it, it is written anew"

@@ -168,10 +168,10 @@ def _lock(path: Path) -> Iterator[None]:
 def _read(folder: Path) -> ForwardPass | None:
     """The pass in a folder, or None where it is absent, cut short or altered."""
     try:
-        sums = json.loads((folder / "sha256.json").read_text())
+        sums = json.loads((folder / "sha256.json").read_bytes())
         if any(file_digest(folder / f"{name}.npy") != sums[name] for name in _ARRAYS):
             return None
-        return ForwardPass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
+        return ForwardPass(*(np.lib.format.open_memmap(folder / f"{name}.npy", "r") for name in _ARRAYS))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -197,6 +197,7 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers,
                 file = partial / f"{split}_{name}.npy"
                 if file not in arrays:
                     arrays[file] = np.lib.format.open_memmap(file, "w+", np.float32, (counts[split], values.shape[1]))
+                    _reserve(file)
                 arrays[file][start:stop] = values
                 arrays[file].flush()
             log.write(f"{split} {start} {stop}\n")
@@ -206,26 +207,33 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers,
     write_atomically(partial / "sha256.json", lambda f: f.write(json.dumps(sums).encode()))
 
 
+def _reserve(path: Path) -> None:
+    """Take the room of a file on the disk now, where it is an error: a page without room would kill the process."""
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
 def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, int]]]:
     """The arrays of an interrupted pass, and its blocks; a folder that cannot be read is begun anew."""
     try:
         done = _blocks(partial)
-        arrays = {p: np.load(p, mmap_mode="r+") for p in partial.glob("*.npy")}
-        lines = "".join(f"{split} {start} {stop}\n" for split, start, stop in sorted(done))
-        write_atomically(partial / _LOG, lambda f: f.write(lines.encode()))
-        return arrays, done
+        arrays = {p: np.lib.format.open_memmap(p, "r+") for p in partial.glob("*.npy")}
     except (OSError, ValueError):
-        pass
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return {}, set()
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return {}, set()
+    for path in arrays:
+        _reserve(path)
+    lines = "".join(f"{split} {start} {stop}\n" for split, start, stop in sorted(done))
+    write_atomically(partial / _LOG, lambda f: f.write(lines.encode()))
+    return arrays, done
 
 
 def _blocks(partial: Path) -> set[tuple[str, int, int]]:
     """The blocks of an interrupted pass; `OSError` or `ValueError` where it cannot be read."""
     arrays = {p.name for p in partial.glob("*.npy")}
     for name in arrays:
-        np.load(partial / name, mmap_mode="r")  # refuses a file cut short, which r+ would fill up with zeros
+        np.lib.format.open_memmap(partial / name, "r")  # refuses a file cut short, which r+ would fill up with zeros
     *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
     done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
     if not arrays.issuperset(f"{s}_{name}.npy" for s, _, _ in done for name in ("features", "probs")):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leep.files import NOT_SHARED, file_digest, short
+from leep.files import NOT_SHARED, file_digest, short, utf8
 
 BUNDLED = Path(__file__).parent / "weights"
 CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
@@ -78,7 +78,7 @@ def _find(name: str, model: str, place: str) -> Weights:
             f"weights of {name}: {short(path)} does not exist; "
             f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
         )
-    return Weights(path, _check_sha256(path), path.name)
+    return Weights(path, _check_sha256(path), utf8(Path(path.name)))
 
 
 def check_weights(weights: Weights) -> Path:
@@ -101,7 +101,7 @@ def check_weights(weights: Weights) -> Path:
 
 
 def _known_sums() -> dict[str, str]:
-    return dict(reversed(line.split()) for line in (BUNDLED / "SHA256SUMS").read_text().splitlines())
+    return dict(reversed(line.split()) for line in (BUNDLED / "SHA256SUMS").read_text("ascii").splitlines())
 
 
 def _check_sha256(path: Path) -> str:
@@ -167,7 +167,7 @@ def gluon_sha1(model: str) -> str:
         If the store has no weights of that name.
     """
     store = Path(importlib.util.find_spec("gluoncv").origin).parent / "model_zoo" / "model_store.py"
-    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text())
+    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text("utf-8"))
     if found is None:
         raise WeightsError(f"GluonCV has no weights of a model {model!r}")
     return found[1]

@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 
 from leep.engines.graph import set_weights
+from leep.files import utf8
 from leep.sources.checkpoint import read_checkpoint
 from leep.sources.convert import from_torch
 from leep.sources.efficientnet_lite import EfficientNetLite
@@ -90,7 +91,7 @@ def load(model: str, n_classes: int, path: Path) -> mx.gluon.HybridBlock:
         return net
     net = build(model, n_classes)
     try:
-        net.load_parameters(str(path))
+        net.load_parameters(utf8(path))
     except (AssertionError, ValueError, KeyError, mx.base.MXNetError) as error:
         reason = "not a .params file" if isinstance(error, mx.base.MXNetError) else error
         raise ValueError(f"{path} does not hold the weights of {model} with {n_classes} classes: {reason}") from error

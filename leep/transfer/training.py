@@ -64,7 +64,7 @@ def train_network(
         Told how many images were trained on since it was last called, after every epoch and several times a second.
     checkpoint : Path, optional
         File that holds the state of an unfinished training: training goes on from it, and writes it anew whenever
-        `checkpoint_seconds` have passed. It is not removed at the end.
+        `checkpoint_seconds` have passed. It is not removed at the end. One that is damaged is as none.
 
     Returns
     -------
@@ -92,8 +92,8 @@ def train_network(
         raise ValueError(f"labels must lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")
     wanted = curve_epochs(epochs, eval_every) if evaluate else ()
     curve, first_epoch, first_step = [], 0, 0
-    if checkpoint is not None and checkpoint.exists():
-        state, curve, first_epoch, first_step = _read(checkpoint)
+    if checkpoint is not None and (saved := _read(checkpoint)) is not None:
+        state, curve, first_epoch, first_step = saved
         trainer.load_state(state)
     else:
         trainer.load_state(dict(start))
@@ -184,8 +184,13 @@ def _write(path: Path, state: Mapping[str, np.ndarray], curve: list, epoch: int,
     write_atomically(path, lambda f: np.savez(f, **position, **{f"state:{k}": v for k, v in state.items()}))
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, float]], int, int]:
-    with np.load(path) as saved:
-        state = {name.removeprefix("state:"): saved[name] for name in saved.files if name.startswith("state:")}
-        curve = [(int(epoch), accuracy) for epoch, accuracy in saved["curve"].tolist()]
-        return state, curve, *saved["position"].tolist()
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, float]], int, int] | None:
+    """State, curve, epoch and step of a checkpoint; None where it is absent, cut short or altered."""
+    try:
+        with np.load(path) as saved:
+            state = {name.removeprefix("state:"): saved[name] for name in saved.files if name.startswith("state:")}
+            curve = [(int(epoch), accuracy) for epoch, accuracy in saved["curve"].tolist()]
+            epoch, step = saved["position"].tolist()
+            return state, curve, epoch, step
+    except Exception:  # a damaged archive can raise nearly anything
+        return None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leep.transfer.cnaps.network import Cnaps
 
 BUNDLED = Path(__file__).parent / "weights"
+_MOST = 1 << 30  # bytes, unzipped: a hundred times the networks of this project
 _CARD = ("variant", "source", "source_sha256", "size", "data", "classes")
 
 
@@ -72,6 +73,8 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
         )
     try:
         with np.load(path) as saved:
+            if (size := sum(entry.file_size for entry in saved.zip.infolist())) > _MOST:
+                raise ValueError(f"expected at most {_MOST} bytes, unzipped, got {size}")
             arrays = {name: saved[name] for name in saved.files}
         card = json.loads(str(arrays.pop("card")))
         missing = [key for key in _CARD if not card.get(key)]
