@@ -78,13 +78,14 @@ def run(cfg) -> None:
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
     identity = {**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}
-    del identity["steps"]  # more of them go on from the checkpoint
+    for key in ("steps", "anneal"):  # more steps go on from the checkpoint
+        del identity[key]
     configuration = OmegaConf.to_yaml(identity, resolve=True)
     checkpoint, kept = out / "checkpoint.npz", out / "configuration.yaml"
     if checkpoint.exists() and not (kept.exists() and kept.read_text("utf-8") == configuration):
         raise ValueError(f"{out} is of another configuration; give another out=…, or move it away")
     kept.write_text(configuration, "utf-8")
-    names = ("steps", "tasks_per_step", "learning_rate", "max_support", "max_ways")
+    names = ("steps", "tasks_per_step", "learning_rate", "anneal", "max_support", "max_ways")
     names += "validate_every", "validation_tasks"
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
     if not checkpoint.exists():

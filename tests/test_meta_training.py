@@ -263,6 +263,12 @@ def test_one_best_state_even_where_nothing_is_right():
     assert state["w"] == 2 and [row["validation_accuracy"] for row in log] == [0, 0]
 
 
+def test_the_learning_rate_falls_to_zero_over_the_last_steps():
+    pupil = Pupil()
+    train(pupil, 6, learning_rate=0.5, anneal=4)
+    assert pupil.rates == [0.5, 0.5, 0.5, 0.375, 0.25, 0.125]
+
+
 def test_episodes_do_not_depend_on_when_one_validates():
     often, seldom = Pupil(), Pupil()
     train(often, 4, validate_every=1)

@@ -60,6 +60,7 @@ def meta_train(
     steps: int,
     tasks_per_step: int = 16,
     learning_rate: float = 5e-4,
+    anneal: int = 0,
     max_support: int = MAX_SUPPORT,
     max_ways: int = MAX_WAYS,
     validate_every: int = 100,
@@ -82,6 +83,8 @@ def meta_train(
     tasks_per_step : int
         The loss of a task is the sum of its query cross-entropies over this number, plus the penalty.
     learning_rate : float
+    anneal : int
+        In so many of the last steps the learning rate falls to zero, linearly.
     max_support : int
         Context images of an episode.
     max_ways : int
@@ -122,7 +125,7 @@ def meta_train(
         results = np.array(learner.learn(tasks, 1 / tasks_per_step))
         if not np.isfinite(results).all():
             raise FloatingPointError(f"meta-training diverged at step {step}: lower learning_rate ({learning_rate})")
-        learner.step(learning_rate)
+        learner.step(learning_rate * min(1, (steps - step) / max(1, anneal)))
         recent.append(results.mean(0))
         row = {"step": step + 1, "loss": recent[-1][0], "accuracy": recent[-1][1]}
         if (step + 1) % validate_every == 0 or step + 1 == steps:
