@@ -179,8 +179,9 @@ def test_rows_from_a_dask_cluster_one_of_whose_workers_is_killed(undisturbed, st
     with dask_cluster(tmp_path / "dask", 3) as cluster:
         where = "executor=dask", f"executor.address={cluster.address}", f"paths.cache={tmp_path / 'cache'}"
         run = start("small_balanced", *FINE_TUNE, *where, results=tmp_path / "results")
-        assert wait_until(lambda: rows(tmp_path / "results") >= 1 or run.poll() is not None)
-        cluster.processes[2].kill()
+        worker = cluster.processes[2]
+        assert wait_until(lambda: children(worker.pid) or run.poll() is not None)  # which has its first task
+        worker.kill()
         output, _ = run.communicate()
     assert run.returncode == 0, output
     (address,) = re.findall(r"fine_tune: task \d failed and is tried once more: its worker (\S+) is gone", output)

@@ -177,7 +177,7 @@ def test_half_finished_run_and_interrupted_training_and_nothing_is_written(
     (networks / "checkpoints" / "task3.npz").write_bytes(b"damaged")
     np.savez(networks / "checkpoints" / "task2.npz", curve=np.zeros((0, 2)), position=np.array([1, 1]))
     held = snapshot(results)
-    with Table(scores, ["task", "n_classes", "n_examples", "measure", "score"], ["task"]):  # a run holds it
+    with Table(scores, ["task", "n_classes", "n_examples", "measure", "score"], ["task", "measure"]):  # a run
         print_plan([cfg])
         found = planned(cfg)
     assert snapshot(results) == held

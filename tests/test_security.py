@@ -24,6 +24,11 @@ DANGEROUS = {
     "subprocess.Popen", "subprocess.call", "subprocess.check_output", "pd.read_pickle",
 }  # fmt: skip
 
+ARGUED = {
+    ("leep/cluster_worker.py", "pickle.loads"),  # what the parent sent over Dask's own connection, itself of pickles
+    ("leep/gpu.py", "subprocess.run"),  # nvidia-smi with constant arguments
+}
+
 
 def calls(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -34,7 +39,8 @@ def calls(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_executes_or_unpickles_what_it_reads(path):
     for name, node in calls(path):
-        assert name not in DANGEROUS, f"{path.name}:{node.lineno}: {name}"
+        argued = (str(path.relative_to(ROOT)), name) in ARGUED
+        assert name not in DANGEROUS or argued, f"{path.name}:{node.lineno}: {name}"
         assert not name.endswith((".extractall", ".extract")), f"{path.name}:{node.lineno}: {name}"
         keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
         assert keywords.get("allow_pickle", "False") == "False" and keywords.get("shell", "False") == "False"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -141,10 +140,9 @@ def curve_epochs(epochs: int, eval_every: int) -> set[int]:
 
 def steps_done(checkpoint: Path, n_examples: int, batch_size: int) -> int:
     """SGD steps that an interrupted training has behind it; 0 without a checkpoint that can be read."""
-    try:
-        *_, epoch, step = _read(checkpoint)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    if (saved := _read(checkpoint)) is None:
         return 0
+    *_, epoch, step = saved
     return epoch * -(-n_examples // batch_size) + step
 
 
