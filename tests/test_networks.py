@@ -184,7 +184,7 @@ def test_rows_from_a_dask_cluster_one_of_whose_workers_is_killed(undisturbed, st
         worker.kill()
         output, _ = run.communicate()
     assert run.returncode == 0, output
-    (address,) = re.findall(r"fine_tune: task \d failed and is tried once more: its worker (\S+) is gone", output)
+    (address,) = re.findall(r"(?:task|images) .* tried once more: its worker (\S+) is gone", output)
     assert address.startswith("tcp://127.0.0.1:")
     assert csvs(tmp_path / "results") == csvs(undisturbed)
     assert list((tmp_path / "cache").glob("*/train_probs.npy")), "the forward pass was made there, too"
