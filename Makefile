@@ -67,7 +67,7 @@ readme: env  ## write table and figures of results/reference anew, there and in 
 	$(python) -m experiments.figures results/reference
 	$(python) -m experiments.readme
 
-bench: env  ## measure the speed of measures, head re-training, forward pass and training
+bench: env  ## measure speed: measures, heads, forward, pass, training, growth (ARGS=heads: that alone)
 	$(python) scripts/bench.py $(ARGS)
 
 ##@ Development

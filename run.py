@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
     from experiments.comparison import SETTING, compare
     from experiments.plan import print_plan
     from experiments.transfer import NothingToRun, UserError, run
+    from leep.results import ResultsError
 
     try:
         if cfg.experiment == SETTING:
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         said = f"what is finished is in {cfg.paths.results}, the same command goes on from there"
         print(f"\nrun.py: interrupted; {said}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except UserError as error:
+    except (UserError, ResultsError, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         statuses.append(NOTHING_COULD_RUN if isinstance(error, NothingToRun) else 2)
 

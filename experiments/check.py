@@ -50,8 +50,6 @@ def check_config(cfg: DictConfig) -> None:
         if OmegaConf.select(cfg, key) is not None:
             _integer(key, OmegaConf.select(cfg, key), least, "null or an integer")
     _check_executor(cfg.executor, cfg.engine.device)
-    where = "plan=true is of this machine; give executor=local"
-    _require(not cfg.plan or n_workers(cfg), where)
     _choice("engine", cfg.engine.name, ENGINES)
     _choice("engine.precision", cfg.engine.precision, PRECISIONS)
     try:
@@ -60,6 +58,8 @@ def check_config(cfg: DictConfig) -> None:
         raise UserError(str(error)) from error
     for name, folder in cfg.paths.items():
         _require(isinstance(folder, str) and folder, f"paths.{name} must name a folder, got {folder!r}")
+    here = n_workers(cfg) and (cfg.executor.name in ("local", "serial") or cfg.engine.device == "cpu")
+    _require(not cfg.plan or here, "plan=true is measured by this machine's own processes; give executor=local")
     root = cfg.data.root
     _require(root is None or Path(root).expanduser().is_dir(), f"data.root={root} is not a folder")
     for name, source in cfg.source.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -10,12 +11,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from leep.gpu import list_gpus
-from leep.parallel import n_cores
+from leep.parallel import WorkerError, n_cores
 
 EXECUTORS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "executor").glob("*.yaml"))
 _OURS = ("name", "workers", "jobs")  # keys of executor=slurm that are no arguments of dask-jobqueue
-
-
 _PACKAGES = ("mxnet", "gluoncv", "numpy", "scipy", "numba", "scikit-learn")
 
 
@@ -40,7 +39,12 @@ def open_executor(cfg: DictConfig) -> Iterator[Callable | None]:
 
         @cache
         def client():
-            return stack.enter_context(_connect(cfg))
+            try:
+                return stack.enter_context(_connect(cfg))
+            except (OSError, RuntimeError, ValueError) as error:
+                if isinstance(error, WorkerError):
+                    raise
+                raise WorkerError(f"executor={cfg.executor.name} does not start: {error}") from error
 
         def run(*args):
             from leep.cluster import run_on_cluster
@@ -62,7 +66,10 @@ def slurm_options(cfg: DictConfig) -> dict:
     """Arguments of `dask_jobqueue.SLURMCluster`: the keys of executor=slurm, a worker of one Dask thread a process."""
     given = OmegaConf.to_container(cfg.executor)
     given = {k: v for k, v in given.items() if k not in _OURS and v is not None}
-    given["job_script_prologue"] = [*given["job_script_prologue"], f"cd {Path(__file__).parent.parent}"]
+    given["job_script_prologue"] = [
+        *given["job_script_prologue"],
+        f"cd {shlex.quote(str(Path(__file__).parent.parent))}",
+    ]
     processes = max(1, given["cores"] // (cfg.engine.threads or 1))
     return {**given, "job_cpu": given["cores"], "cores": processes, "processes": processes}
 

@@ -48,7 +48,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
     if not tasks:
         return
     light, shared = share(work.data, work.cache / "images")
-    args = replace(work, paper=None, data=light, run=None), shared, method, setting, folder.absolute()
+    args = replace(work, paper=None, data=light, run=None, adaptation=None), shared, method, setting, folder.absolute()
     total = sum(setting["epochs"] * len(limited(work.task(i), setting).train_rows) for i in tasks)
     with progress(total=total, desc=f"  {method}", unit=" images", unit_scale=True, smoothing=0) as bar:
 

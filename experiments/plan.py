@@ -37,7 +37,7 @@ from leep.calibration import (
     memory,
 )
 from leep.parallel import WorkerError, n_cores
-from leep.results import read_done
+from leep.results import ResultsError, read_done
 from leep.sources.forward import BLOCK_PIXELS, images_to_pass
 from leep.sources.weights import WeightsError, WeightsMissing
 from leep.tasks import draw_task, first_of_each_class
@@ -119,7 +119,7 @@ def print_plan(cfgs: list[DictConfig]) -> None:
             found = find_all(cfg)
             start += time.process_time() - begin
             planned = list(plan(cfg, paper, *found, seen, calibration))
-        except UserError as error:
+        except (UserError, ResultsError, OSError) as error:
             errors.append(str(error))
             continue
         print("\n" + scale_line(cfg, paper))

@@ -205,10 +205,8 @@ def _make_forward(engine, model, n_classes, size, image, batch) -> Callable:
     engine = create_engine(**engine)
     from leep.sources.zoo import build
 
-    predict, prepare = (
-        engine.predictor(build(model, n_classes, np.random.SeedSequence(0))),
-        Preprocessing(size, *_SCALING),
-    )
+    predict = engine.predictor(build(model, n_classes, np.random.SeedSequence(0)))
+    prepare = Preprocessing(size, *_SCALING)
     images = _images(batch, image)
 
     def run(item: int, report: Callable) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import signal
 import time
 import uuid
@@ -15,15 +16,16 @@ from queue import Empty, SimpleQueue
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.client import ClosedClientError
 
-from leep.cluster_worker import Opening, serve, versions
+from leep.cluster_worker import Opening, end, serve, versions
 from leep.parallel import Failed, WorkerError
 from leep.progress import say
 
 POLL = 0.5  # seconds until a worker that has come or gone is seen
 PATIENCE = 30  # seconds for a result to come
 CONNECT = 10  # seconds for a scheduler to answer
-GONE = (OSError, TimeoutError)  # what a client raises whose scheduler is gone
+GONE = (OSError, ClosedClientError)  # what a client raises whose scheduler is gone
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def connect(address: str) -> Iterator[Client]:
     """
     try:
         client = Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, TimeoutError) as error:
+    except OSError as error:
         raise WorkerError(
             f"no Dask scheduler answers at executor.address={address} ({error}); start one, see docs/scaling.md"
         ) from error
@@ -67,6 +69,8 @@ def slurm_cluster(jobs: int, options: Mapping) -> Iterator[Client]:
     """
     from dask_jobqueue import SLURMCluster
 
+    if shutil.which("sbatch") is None:
+        raise WorkerError("executor=slurm needs sbatch: start it on a login node of SLURM")
     with _without_interruptions():
         cluster = SLURMCluster(**options)
     with cluster, Client(cluster, set_as_default=False) as client:
@@ -157,6 +161,7 @@ class _Crew:
         self._refused: dict[str, str] = {}
         self._amounts: dict[str, float] = {}  # reported, by the key of a future
         self._looked, self._waits = -POLL, False
+        self._check_scheduler()
         client.subscribe_topic(self._run, lambda event: self._events.put(event[1]))
 
     def free(self) -> list[str]:
@@ -169,6 +174,7 @@ class _Crew:
 
     def give(self, worker: str, item: object, attempt: int) -> None:
         """Send an item to a worker, with what opens the run where it does not know it."""
+        self._check_scheduler()
         opening = None if worker in self._ready else self._opening
         future = self._client.submit(serve, self._run, item, opening, workers=[worker], pure=False)
         self.busy[worker] = future, item, attempt
@@ -192,6 +198,9 @@ class _Crew:
         if self._client.status == "running":
             with suppress(*GONE):
                 self._client.unsubscribe_topic(self._run)
+                idle = sorted(self._ready - self.busy.keys())
+                if idle:
+                    self._client.run(end, self._run, workers=idle, on_error="ignore")
         for future, *_ in self.busy.values():
             future.release()
 
@@ -213,9 +222,7 @@ class _Crew:
             return
         if kind == "refused":
             self._refuse(worker, value)
-        self._ready.add(worker)
-        if kind != "done":
-            self._ready.discard(worker)
+        (self._ready.add if kind == "done" else self._ready.discard)(worker)
         yield self._take(worker, kind, value)
 
     def _take(self, worker: str, kind: str, value: object) -> tuple[object, int, str, object]:
@@ -234,6 +241,7 @@ class _Crew:
         """Who is there now."""
         if time.monotonic() - self._looked < POLL:
             return
+        self._check_scheduler()
         try:
             self._present = self._client.nthreads()
         except GONE as error:
@@ -243,6 +251,10 @@ class _Crew:
         for worker, threads in self._present.items():
             if threads != 1 and worker not in self._refused:
                 self._refuse(worker, f"it must have one thread, has {threads}; start it with --nthreads 1 --nworkers N")
+
+    def _check_scheduler(self) -> None:
+        if self._client.status == "closed":  # after it has tried to connect anew
+            raise WorkerError("the Dask scheduler is gone; the same command goes on from here")
 
     def _refuse(self, worker: str, reason: str) -> None:
         self._refused[worker] = reason

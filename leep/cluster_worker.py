@@ -97,6 +97,12 @@ def serve(run: str, item: object, opening: Opening | None) -> tuple[str, object,
     return kind, value, amount
 
 
+def end(run: str) -> None:
+    """End the process that does the items of a run, with its memory and its GPU's."""
+    if run in _processes:
+        _close()
+
+
 def _open(run: str, opening: Opening) -> None:
     _close()
     _check_versions(opening)

@@ -55,7 +55,10 @@ def take_gpu() -> str:
     gpus = list_gpus()
     for gpu in gpus:
         path = Path(tempfile.gettempdir(), f"leep-{os.getuid()}-{gpu}.lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise NoGPU(f"the lock of its GPU cannot be had: {error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -161,7 +161,10 @@ def _text(value) -> str:
 
 def _whole_lines(path: Path) -> bytes:
     """Content of a CSV that a run may be writing, or may have been killed at: a line cut short has no line end."""
-    content = path.read_bytes()
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
     return content[: content.rfind(b"\n") + 1]
 
 
@@ -255,7 +258,7 @@ def read_runs(root: Path) -> pd.DataFrame:
 
 def read_done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
     """What `done` of a `Table` would hold, without touching the file; empty where there is none."""
-    whole = _whole_lines(path) if Path(path).exists() else b""
+    whole = _whole_lines(path)
     return set(_parse(path, whole, key)[1]) if whole else set()
 
 
@@ -282,8 +285,7 @@ def _describe(tasks: dict, training: dict, done: int) -> dict:
 
 def read_curves(run: Path) -> pd.DataFrame:
     """Test accuracy by `task` and `epoch` of a run's folder; empty if it kept no curves."""
-    path = Path(run) / "curves.csv"
-    return read_rows(path, ["task", "epoch"], ["test_accuracy"]) if path.exists() else pd.DataFrame()
+    return read_rows(Path(run) / "curves.csv", ["task", "epoch"], ["test_accuracy"])
 
 
 def read_times(run: Path) -> list[dict]:

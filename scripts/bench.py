@@ -273,10 +273,10 @@ def bench_training() -> None:
 
 def bench_pass() -> None:
     """The forward pass of ResNet20 over 60,000 images of 32 pixels from a cold cache, and Gluon's own loop."""
-    rng, weights = np.random.default_rng(0), find_weights("cifar10_resnet20", RESNET20, "bundled").path
+    rng, weights = np.random.default_rng(0), find_weights("cifar10_resnet20", RESNET20, "bundled")
     images = rng.integers(0, 256, (60_000, 32, 32, 3), np.uint8)
     prepare = Preprocessing(32, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-    bare = {batch: bare_loop(weights, prepare(images[:10_000]), batch) for batch in BATCHES}
+    bare = {batch: bare_loop(weights.path, prepare(images[:10_000]), batch) for batch in BATCHES}
     best = max(bare, key=bare.get)
     print(
         "bare loop in Gluon, images prepared before, images/s by batch: "

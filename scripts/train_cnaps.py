@@ -58,6 +58,8 @@ def run(cfg) -> None:
     for key in ("steps", "tasks_per_step", "max_support", "validate_every", "validation_tasks"):
         if cfg[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
+    if not (isinstance(cfg.anneal, int) and 0 <= cfg.anneal <= cfg.steps):
+        raise ValueError(f"anneal must be 0 to steps={cfg.steps}, got {cfg.anneal}")
     if cfg.max_ways < MIN_WAYS:
         raise ValueError(f"max_ways must be at least {MIN_WAYS}, got {cfg.max_ways}")
     if len(cfg.source) != 1:
@@ -78,8 +80,8 @@ def run(cfg) -> None:
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
     identity = {**cfg, "source_sha256": weights.sha256, "pools_sha256": of_data}
-    for key in ("steps", "anneal"):  # more steps go on from the checkpoint
-        del identity[key]
+    if not cfg.anneal:
+        del identity["steps"]  # more of them go on from the checkpoint
     configuration = OmegaConf.to_yaml(identity, resolve=True)
     checkpoint, kept = out / "checkpoint.npz", out / "configuration.yaml"
     if checkpoint.exists() and not (kept.exists() and kept.read_text("utf-8") == configuration):

@@ -79,6 +79,14 @@ def plain_calls(monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_h_score_of_a_column_or_two(n_columns):
+    arrays = make_arrays() | {"features": make_arrays()["features"][:, :n_columns]}
+    tasks = draw_tasks(arrays["target_labels"])
+    scores = score_class_tasks("h_score", arrays, tasks)
+    np.testing.assert_allclose(scores, one_by_one("h_score", arrays, tasks), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "limits", [{"TASK_ENTRIES": 500}, {"CLASS_ENTRIES": 400}, {"TASK_ENTRIES": 1, "CLASS_ENTRIES": 1}]
 )

@@ -47,6 +47,6 @@ def load_shared(data: DataSet, path: Path) -> DataSet:
     if loaded.sha256 != path.name:
         raise DataError(
             f"{path} must hold images and labels with the SHA-256 of its name, has {loaded.sha256}; "
-            "delete it, it is written anew"
+            "the next run writes it anew"
         )
     return loaded

@@ -153,7 +153,7 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> l
     varies, used = high > low, np.flatnonzero(member.any(axis=0))
     center, scale = features.mean(axis=0, dtype=np.float64)[varies], (high.astype(np.float64) - low)[varies]
     d, scores, held = len(center), [], None
-    if d == 0 or len(member) == 0:
+    if d < 2 or len(member) == 0:
         return [np.nan] * len(member)
 
     def moments(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,12 +165,13 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> l
         return grams, sums
 
     parts = np.array_split(used, -(-len(used) * d**2 // (2 * CLASS_ENTRIES)))
-    blocks = np.array_split(member, -(-len(member) * d**2 // (2 * TASK_ENTRIES)))
+    blocks = np.array_split(member, min(len(member), -(-len(member) * d**2 // (2 * TASK_ENTRIES))))
     lower, sums = np.empty((d, d), order="F"), np.zeros((len(groups.classes), d))
     grams = np.empty((len(blocks[0]), d * (d + 1) // 2))  # made once: fresh memory costs as much as the product
     for tasks in blocks:
         for part, classes in enumerate(parts):
             if held is None or len(parts) > 1:
+                held = None  # gives its memory back before it is made anew
                 held = moments(classes)
             sums[classes] = held[1]
             of_task = tasks[:, classes].astype(np.float64)

@@ -251,8 +251,10 @@ def _run_blocks(partial, args: tuple, blocks: list, how: tuple, bar) -> Iterator
         bar.write(f"forward pass: images {block} failed and are tried once more: {reason}")
 
     workers, threads, run = how
+    if not blocks:
+        return
     if run is None and (len(blocks) <= 2 or workers == 1):
-        function = _make_runner(*args) if blocks else None
+        function = _make_runner(*args)
         yield from ((block, function(block, count)) for block in blocks)
         return
     predictor, prepare, data, batch = args

@@ -92,10 +92,10 @@ def check_weights(weights: Weights) -> Path:
     try:
         found = file_digest(weights.path)
     except FileNotFoundError:
-        raise WeightsMissing(f"{weights.path} must be the weights: {NOT_SHARED}") from None
+        raise WeightsMissing(f"{short(weights.path)} must be the weights: {NOT_SHARED}") from None
     if found != weights.sha256:
         raise WeightsError(
-            f"{weights.path} must have the SHA-256 {weights.sha256}, has {found} on this worker's machine"
+            f"{short(weights.path)} must have the SHA-256 {weights.sha256}, has {found} on this worker's machine"
         )
     return weights.path
 
@@ -136,7 +136,9 @@ def _find_bundled(name: str) -> Weights:
         raise WeightsMissing(f"no weights of {name} are bundled; give others, e.g. source.{name}.weights=my.params")
     expected, found = _known_sums()[path.name], file_digest(path)
     if found != expected:
-        raise WeightsError(f"{path} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout")
+        raise WeightsError(
+            f"{short(path)} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout"
+        )
     return Weights(path, found, "bundled")
 
 

@@ -100,7 +100,7 @@ def train_network(
             curve.append((0, evaluate()))
     seed = int(copy.deepcopy(rng).integers(2**31))  # without moving rng
     steps = -(-len(labels) // batch_size)
-    reported = saved = time.monotonic()
+    reported = written = time.monotonic()
     waiting = 0
     for epoch in range(epochs):
         order = rng.permutation(len(labels))
@@ -116,9 +116,9 @@ def train_network(
             if now - reported > 0.2:
                 report(waiting)
                 reported, waiting = now, 0
-            if checkpoint is not None and now - saved > checkpoint_seconds:
+            if checkpoint is not None and now - written > checkpoint_seconds:
                 _write(checkpoint, trainer.state(), curve, epoch, step + 1)
-                saved = time.monotonic()
+                written = time.monotonic()
         if begin < steps and not np.isfinite(trainer.take_loss()):
             raise _diverged(f"in epoch {epoch + 1} of {epochs}", learning_rate)
         if epoch + 1 in wanted:

@@ -105,6 +105,8 @@ def meta_train(
 
     Raises
     ------
+    ValueError
+        If the checkpoint has more steps behind it.
     FloatingPointError
         If the loss is no longer finite.
 
@@ -115,6 +117,8 @@ def meta_train(
     log, first, best = [], 0, (-1.0, {})
     if checkpoint is not None and checkpoint.exists():
         state, log, first, best = _read(checkpoint)
+        if first > steps:
+            raise ValueError(f"steps must be at least {first}, which {checkpoint} has behind it, got {steps}")
         learner.load_state(state)
     recent = []
     for step in range(first, steps):
