@@ -221,7 +221,8 @@ def test_what_cannot_run_is_planned_as_far_as_it_is_known(configure, no_calibrat
     none = configure("target=[folder]", "target.folder.path=nowhere")
     (line, _) = planned(none).values()
     assert "nowhere: no such folder" in line.lacks and line.tasks is line.seconds is None
-    meta = configure("method=[cnaps,nearest_mean]", "task.n_classes=2", "task.per_class=3", experiment="meta_transfer")
+    options = "method=[cnaps,nearest_mean]", "method.cnaps.weights=none.npz", "task.n_classes=2", "task.per_class=3"
+    meta = configure(*options, experiment="meta_transfer")
     adapted, nearest = planned(meta).values()
     assert "adaptation networks for cifar10_resnet20 are not in" in adapted.lacks and adapted.lacks == nearest.lacks
     assert (adapted.row, adapted.tasks, adapted.images, adapted.steps) == (21, 4, 30, 0)
