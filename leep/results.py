@@ -7,7 +7,7 @@ results/<experiment>/<source>/<target>/seed<seed>-<hash>/
         setting.json                what else determines the transferred models
         transfers.csv               task, method, test_accuracy …
         curves.csv                  task, epoch, test_accuracy of networks, where it is asked for
-        times.jsonl                 a line a call: tasks, seconds, workers, device, cpu
+        times.jsonl                 a line a call: tasks, seconds, workers (cluster: null), device, cpu
         checkpoints/                trainings that were interrupted
 """
 
