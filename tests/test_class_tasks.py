@@ -5,6 +5,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from leep import h_score, leep_score, measures
 from leep.measures import MEASURES, score_class_tasks, score_task
@@ -87,19 +88,26 @@ def test_h_score_of_a_column_or_two(n_columns):
     np.testing.assert_allclose(scores, one_by_one("h_score", arrays, tasks), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "limits", [{"TASK_ENTRIES": 500}, {"CLASS_ENTRIES": 400}, {"TASK_ENTRIES": 1, "CLASS_ENTRIES": 1}]
-)
-def test_h_score_in_blocks_of_tasks_and_of_classes(limits, monkeypatch):
+@pytest.mark.parametrize("matrices", [1, 5, 12, 40, 1000])
+def test_h_score_in_blocks_of_tasks_and_of_classes(matrices, monkeypatch):
     calls = plain_calls(monkeypatch)
-    for name, entries in limits.items():
-        assert hasattr(sys.modules["leep.measures.h_score"], name)
-        monkeypatch.setattr(sys.modules["leep.measures.h_score"], name, entries)
+    entries = matrices * 15 * 16 // 2  # of the features that vary
+    assert hasattr(sys.modules["leep.measures.h_score"], "ENTRIES")
+    monkeypatch.setattr(sys.modules["leep.measures.h_score"], "ENTRIES", entries)
     arrays = make_arrays()
     tasks = [task for task in draw_tasks(arrays["target_labels"]) if len(task) > 2]
     scores = score_class_tasks("h_score", arrays, tasks)
     assert calls == []
     np.testing.assert_allclose(scores, one_by_one("h_score", arrays, tasks), rtol=1e-9)
+
+
+def test_h_score_is_the_same_on_any_number_of_threads():
+    arrays = make_arrays(n=3000, n_features=200)
+    tasks, scores = draw_tasks(arrays["target_labels"]), []
+    for threads in (1, 2, 5):
+        with threadpool_limits(threads, "blas"):
+            scores.append(score_class_tasks("h_score", arrays, tasks))
+    assert scores[0].tobytes() == scores[1].tobytes() == scores[2].tobytes()
 
 
 def test_h_score_of_tasks_with_few_examples(monkeypatch):

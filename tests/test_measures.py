@@ -494,3 +494,22 @@ def test_argument_outside_the_vocabulary_is_rejected(monkeypatch):
 def test_importing_leep_imports_nothing_slow():
     code = "import sys, leep; print([m for m in ('numba', 'scipy', 'mxnet', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("n", "d"), [(3, 3), (40, 60), (60, 60)])
+def test_h_score_of_no_more_examples_than_features_is_exact(n, d):
+    """In general position the class means are told apart fully: n_classes − 1."""
+    rng = np.random.default_rng(0)
+    assert h_score(rng.normal(size=(n, d)), np.arange(n) % 3) == 2.0
+
+
+def test_h_score_of_no_more_examples_than_features_with_two_the_same():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 40)), np.arange(30) % 4
+    x[7] = x[8]
+    assert 0 < h_score(x, y) < 3.0
+    z = x - x.mean(0)
+    means = np.stack([z[y == k].mean(0) for k in range(4)])
+    weights = np.bincount(y) / len(y)
+    expected = np.trace(np.linalg.pinv(z.T @ z / len(z), rcond=1e-10) @ (means.T * weights) @ means)
+    np.testing.assert_allclose(h_score(x, y), expected, rtol=1e-9)

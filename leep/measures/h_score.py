@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -11,8 +14,8 @@ from leep.measures._classes import Grouping, class_means, group_by_class, member
 
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
-CLASS_ENTRIES = 100_000_000  # of the classes' Gram matrices held at once, 800 MB: all of 100 classes of 1,280 features
-TASK_ENTRIES = 25_000_000  # of the tasks' Gram matrices held at once
+ENTRIES = 125_000_000  # of Gram matrices held at once, 1 GB: 152 of 1,280 features
+COLUMNS = 1 << 14  # of the Gram matrices that one thread adds up
 
 
 def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
@@ -49,8 +52,11 @@ def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
         return 0.0
     if n > d:
         return _explained(x.T @ x, class_means(x, groups), groups.counts)
-    # Dual: with x = U Λ^½ Vᵀ the whitened features x V Λ^-½ are U.
-    values, vectors = np.linalg.eigh(x @ x.T)
+    # Dual: with x = U Λ^½ Vᵀ the whitened features x V Λ^-½ are U, and U Uᵀ = I − 1 1ᵀ / n where the rank is n − 1.
+    gram = x @ x.T
+    if _factor(gram + gram.trace() / n**2) is not None:
+        return len(groups.classes) - 1.0
+    values, vectors = np.linalg.eigh(gram)
     means = class_means(vectors[:, _kept(values, n, d)], groups)
     return float(groups.counts @ np.square(means).sum(axis=1))
 
@@ -118,73 +124,98 @@ def _kept(values: np.ndarray, n: int, d: int) -> np.ndarray:
 
 def _explained(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
     """Σ n_y ‖(μ_y − μ) V Λ^-½‖² with the scatter matrix V Λ Vᵀ, `(d, d)`, and centred class means `(n_classes, d)`."""
-    score = _explained_by_cholesky(scatter.T, np.abs(scatter).sum(axis=0).max(), means, counts)
-    if score is not None:
-        return score
+    lower = _factor(scatter)
+    if lower is not None:
+        return _explained_by_cholesky(lower, means, counts)
     values, vectors = np.linalg.eigh(scatter)
     kept = _kept(values, int(counts.sum()), len(values))
     return float(counts @ (np.square(means @ vectors[:, kept]) / values[kept]).sum(axis=1))
 
 
-def _explained_by_cholesky(
-    lower: np.ndarray, norm: float, means: np.ndarray, counts: np.ndarray, overwrite: bool = False
-) -> float | None:
-    """The same from scatter = L Lᵀ, ten times as fast; None unless the rank is beyond doubt full.
+def _factor(matrix: np.ndarray) -> np.ndarray | None:
+    """L with matrix = L Lᵀ, ten times as fast as eigenvalues; None unless the rank is beyond doubt full."""
+    from leep.measures import _lapack  # slow to import
 
-    Takes the scatter's lower triangle, in Fortran's order, and its 1-norm.
-    """
-    from scipy.linalg import lapack  # slow to import
+    lower = matrix.copy("F")
+    return lower if _lapack.factor(lower, np.abs(matrix).sum(axis=0).max()) >= WELL_CONDITIONED else None
 
-    factor, info = lapack.dpotrf(lower, lower=1, clean=0, overwrite_a=overwrite)
-    if info != 0 or lapack.dpocon(factor, norm, uplo="L")[0] < WELL_CONDITIONED:
-        return None
-    whitened, _ = lapack.dtrtrs(factor, means.T * np.sqrt(counts), lower=1)
+
+def _explained_by_cholesky(lower: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
+    """Σ n_y ‖L⁻¹ (μ_y − μ)‖²."""
+    from leep.measures import _lapack
+
+    whitened = np.asfortranarray(means.T * np.sqrt(counts))
+    _lapack.solve(lower, whitened)
     return float(np.square(whitened).sum())
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # features near the largest float: left to `h_score`
-def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> list[float]:
-    """H score of each task from its classes' Gram matrices about the overall mean; NaN unless well-conditioned."""
-    from scipy.linalg.blas import dsyrk  # slow to import, as are compiled kernels
+def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> np.ndarray:
+    """H score of each task from its classes' Gram matrices about the overall mean; NaN unless well-conditioned.
 
+    A class, or a task, is one thread's: as fast as all threads on one, or faster, and the same whatever their number.
+    """
+    from threadpoolctl import threadpool_limits
+
+    from leep.measures import _lapack  # slow to import, as are compiled kernels
     from leep.measures._h_score_kernels import pack
 
     low, high = features.min(axis=0), features.max(axis=0)
     varies, used = high > low, np.flatnonzero(member.any(axis=0))
     center, scale = features.mean(axis=0, dtype=np.float64)[varies], (high.astype(np.float64) - low)[varies]
-    d, scores, held = len(center), [], None
+    d, scores, held = len(center), np.full(len(member), np.nan), -1
     if d < 2 or len(member) == 0:
-        return [np.nan] * len(member)
+        return scores
+    packed = d * (d + 1) // 2
+    room = max(2, ENTRIES // packed)
+    n_held = len(used) if len(used) <= 0.8 * room else room // 2  # classes; if not all, they are made for every block
+    parts = [used[i : i + n_held] for i in range(0, len(used), n_held)]
+    blocks = [np.arange(len(member))[i : i + room - n_held] for i in range(0, len(member), room - n_held)]
+    sums, of_class = np.zeros((len(groups.classes), d)), np.empty((len(parts[0]), packed))
+    of_task = np.empty((len(blocks[0]), packed))  # made once: fresh memory costs as much as the product
+    columns = [slice(i, i + COLUMNS) for i in range(0, packed, COLUMNS)]
+    spare = SimpleQueue()  # matrices that no thread works on
 
-    def moments(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        grams, sums = np.empty((len(classes), d * (d + 1) // 2)), np.empty((len(classes), d))
-        for packed, total, k in zip(grams, sums, classes):
-            x = (features[groups.rows(k)][:, varies] - center) / scale
-            total[:] = x.sum(axis=0)
-            pack(dsyrk(1.0, x.T, lower=1), packed)
-        return grams, sums
+    def add_class(k: int, gram: np.ndarray) -> None:
+        x = np.ascontiguousarray(features[groups.rows(k)][:, varies] - center) / scale
+        sums[k] = x.sum(axis=0)
+        lower = spare.get()
+        _lapack.gram(x.T, lower)
+        pack(lower, gram)
+        spare.put(lower)
 
-    parts = np.array_split(used, -(-len(used) * d**2 // (2 * CLASS_ENTRIES)))
-    blocks = np.array_split(member, min(len(member), -(-len(member) * d**2 // (2 * TASK_ENTRIES))))
-    lower, sums = np.empty((d, d), order="F"), np.zeros((len(groups.classes), d))
-    grams = np.empty((len(blocks[0]), d * (d + 1) // 2))  # made once: fresh memory costs as much as the product
-    for tasks in blocks:
-        for part, classes in enumerate(parts):
-            if held is None or len(parts) > 1:
-                held = None  # gives its memory back before it is made anew
-                held = moments(classes)
-            sums[classes] = held[1]
-            of_task = tasks[:, classes].astype(np.float64)
-            if part:
-                grams[: len(tasks)] += of_task @ held[0]
-            else:
-                np.matmul(of_task, held[0], out=grams[: len(tasks)])
-        scores += [_from_moments(g, sums[m], groups.counts[m], lower) for g, m in zip(grams, tasks)]
+    def add(chosen: np.ndarray, grams: np.ndarray, totals: np.ndarray, part: int, some: slice) -> None:
+        if part:
+            totals[:, some] += chosen @ grams[:, some]
+        else:
+            np.matmul(chosen, grams[:, some], out=totals[:, some])
+
+    def score(t: int, gram: np.ndarray) -> None:
+        lower = spare.get()
+        scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], lower)
+        spare.put(lower)
+
+    with threadpool_limits(1, "blas") as limits:
+        workers = limits.get_original_num_threads()["blas"] or 1
+        for _ in range(workers):
+            spare.put(np.empty((d, d), order="F"))
+        with ThreadPoolExecutor(workers, initializer=np.seterr, initargs=("ignore",)) as pool:
+            for block in blocks:
+                for part, classes in enumerate(parts):
+                    if held != part:
+                        held, _ = part, list(pool.map(add_class, classes, of_class))
+                    chosen = member[np.ix_(block, classes)].astype(np.float64)
+                    list(pool.map(partial(add, chosen, of_class[: len(classes)], of_task[: len(block)], part), columns))
+                list(pool.map(score, block, of_task))
     return scores
 
 
 def _from_moments(gram: np.ndarray, sums: np.ndarray, counts: np.ndarray, lower: np.ndarray) -> float:
-    """H score from a task's packed Gram matrix, and the sums and counts of its classes; NaN unless well-conditioned."""
+    """H score from a task's packed Gram matrix, and the sums and counts of its classes; NaN unless well-conditioned.
+
+    `lower`, `(d, d)` in Fortran's order, is worked in.
+    """
+    from leep.measures import _lapack
     from leep.measures._h_score_kernels import unpack_correlation
 
     n, d = counts.sum(), len(lower)
@@ -196,8 +227,9 @@ def _from_moments(gram: np.ndarray, sums: np.ndarray, counts: np.ndarray, lower:
     scale = np.sqrt(variance)
     norm = unpack_correlation(gram, n, mean, scale, lower)
     means = (sums / counts[:, None] - mean) / scale
-    score = _explained_by_cholesky(lower, norm, means, counts, overwrite=True)
-    return np.nan if score is None else score
+    if not _lapack.factor(lower, norm) >= WELL_CONDITIONED:  # NaN neither
+        return np.nan
+    return _explained_by_cholesky(lower, means, counts)
 
 
 score = h_score
