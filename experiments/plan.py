@@ -217,8 +217,7 @@ class Costs:
         """Costs of `measure_forward`."""
         work = self.work
         what = {**self._where, **self._shape, "image": list(work.data.train_images.shape[1:])}
-        batch = max(1, work.batch_pixels // work.source.size**2)
-        return self._cost(measure_forward, {**what, "n_classes": work.source.n_classes, "batch": batch})
+        return self._cost(measure_forward, {**what, "n_classes": work.source.n_classes, "batch": work.batch})
 
     def training(self, method: str) -> dict:
         """Costs of `measure_training`."""

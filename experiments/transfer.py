@@ -39,7 +39,7 @@ from leep.measures import score_class_tasks, score_task
 from leep.parallel import Failed, WorkerError, run_in_order
 from leep.progress import progress
 from leep.results import ResultsError, Table, open_folder, read_rows, read_runs, setting_hash
-from leep.sources.forward import BATCH_PIXELS, ForwardPass, cache_key, forward_pass, make_predictor
+from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
 from leep.statistics import metric_of, pearson
@@ -111,15 +111,15 @@ class Work:
         return cache_key(self.weights.sha256, self.source.model, self.prepare, self.data.sha256, self.engine)
 
     @property
-    def batch_pixels(self) -> int:
-        """Pixels of a batch of the forward pass."""
-        return BATCH_PIXELS if self.cfg.engine.device == "cpu" else 16 * BATCH_PIXELS
+    def batch(self) -> int:
+        """Images of a batch of the forward pass."""
+        return batch_size(self.source.size, self.cfg.engine.device)
 
     @cached_property
     def passed(self) -> ForwardPass:
         """The source model's one pass over the target data set, made when first needed."""
         predictor = partial(make_predictor, self.engine, self.source.model, self.source.n_classes, self.weights)
-        sizes = self.workers, self.threads, self.batch_pixels
+        sizes = self.workers, self.threads, self.batch
         try:
             passed = forward_pass(self.cache, self.pass_key, predictor, self.prepare, self.data, *sizes, self.run)
         except (ValueError, NotImplementedError, WorkerError) as error:

@@ -18,7 +18,7 @@ from leep.data.dataset import DataSet
 from leep.engines import check_engine, create_engine
 from leep.measures import score_class_tasks
 from leep.parallel import Failed, n_cores, run_in_order, run_in_processes
-from leep.sources.forward import BATCH_PIXELS, forward_pass, make_predictor
+from leep.sources.forward import batch_size, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import find_weights
 from leep.tasks import TRAINING, draw_task, task_rng
@@ -126,7 +126,7 @@ def make_forward(model: str, size: int, engine: str, precision: str) -> Callable
 
     predict = engine.predictor(build(model, 1000, np.random.SeedSequence(0)))
     prepare = Preprocessing(size, (0.5,) * 3, (0.25,) * 3)
-    batch = max(1, BATCH_PIXELS // size**2)
+    batch = batch_size(size)
     images = np.random.default_rng(0).integers(0, 256, (batch, 32, 32, 3), np.uint8)
     predict(prepare(images))
 

@@ -47,7 +47,7 @@ class Network:
 
 def test_pass_holds_the_networks_outputs(tmp_path, data):
     network = Network()
-    passed = forward_pass(tmp_path, "key", network, PREPARE, data, batch_pixels=10 * 8 * 8)
+    passed = forward_pass(tmp_path, "key", network, PREPARE, data, batch=10)
     features, logits = network()(PREPARE(data.test_images))
     np.testing.assert_array_equal(passed.test_features, features)
     np.testing.assert_allclose(passed.test_probs, softmax(logits), rtol=1e-5)
@@ -127,7 +127,7 @@ class Unsteady(Network):
 
 def make(folder, data, predictor, **sizes):
     """The bytes of a pass made two images a batch."""
-    forward_pass(folder, "key", predictor, PREPARE, data, batch_pixels=2 * 8 * 8, **sizes)
+    forward_pass(folder, "key", predictor, PREPARE, data, batch=2, **sizes)
     assert not (folder / ".key.partial").exists()
     return {p.name: p.read_bytes() for p in (folder / "key").iterdir()}
 

@@ -27,8 +27,7 @@ from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, check_weights
 
 VERSION = 3  # of the pass: raise it when what it computes changes
-BATCH_PIXELS = 2**18  # of a batch on the CPU, 5 images of 224 pixels: larger ones leave the processor's cache
-BLOCK_PIXELS = 2**22  # of a block of images, which is kept when the pass is interrupted
+BLOCK_PIXELS = 2**21  # of a block of images, 2,048 of 32 pixels, which is kept when the pass is interrupted
 _LOG = "done.txt"  # a line a block that stands
 _ARRAYS = ("train_features", "train_probs", "test_features", "test_probs")
 
@@ -53,6 +52,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Rows of probabilities, in the precision of the logits."""
     exp = np.exp(logits - logits.max(1, keepdims=True))
     return exp / exp.sum(1, keepdims=True)
+
+
+def batch_size(size: int, device: str = "cpu") -> int:
+    """Images of a batch: 64 of 32 pixels, 5 of 224; larger ones leave a processor's cache, a GPU takes more."""
+    return max(5, (2**16 if device == "cpu" else 2**22) // size**2)
 
 
 def cache_key(weights_sha256: str, model: str, prepare: Preprocessing, data_sha256: str, engine: Mapping) -> str:
@@ -94,7 +98,7 @@ def forward_pass(
     data: DataSet,
     workers: int = 1,
     threads: int = 1,
-    batch_pixels: int = BATCH_PIXELS,
+    batch: int | None = None,
     run: Callable | None = None,
 ) -> ForwardPass:
     """The pass named `key`, from the cache, or made now and kept there; an interrupted one goes on where it stopped.
@@ -113,8 +117,8 @@ def forward_pass(
         Processes; with 1, or where there is little to do, none is started. Does not change the result.
     threads : int
         Threads of a process.
-    batch_pixels : int
-        Pixels a batch; does not change the result beyond rounding.
+    batch : int, optional
+        Images a batch, else `batch_size`; does not change the result beyond rounding.
     run : callable, optional
         Runs the blocks elsewhere, as `leep.parallel.run_in_processes` does here.
 
@@ -129,8 +133,7 @@ def forward_pass(
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
             partial = _partial(folder)
-            batch = max(1, batch_pixels // prepare.size**2)
-            _make(partial, predictor, prepare, data, batch, workers, threads, run)
+            _make(partial, predictor, prepare, data, batch or batch_size(prepare.size), workers, threads, run)
             os.replace(partial, folder)
             (folder / _LOG).unlink()
             found = _read(folder)
