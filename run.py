@@ -20,9 +20,11 @@ statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Hand the composed configuration to the runner; what the user can mend is one message, no traceback."""
+    from experiments.check import UserError
     from experiments.comparison import SETTING, compare
     from experiments.plan import print_plan
-    from experiments.transfer import NothingToRun, UserError, run
+    from experiments.transfer import run
+    from experiments.work import NothingToRun
     from leep.results import ResultsError
 
     try:

@@ -18,7 +18,7 @@ def find_cnaps(work) -> Adaptation:
 
     Parameters
     ----------
-    work : experiments.transfer.Work
+    work : experiments.work.Work
 
     Raises
     ------

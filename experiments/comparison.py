@@ -11,7 +11,8 @@ from experiments import table1
 from experiments.check import UserError, check_config
 from experiments.executor import open_executor
 from experiments.plan import print_plan
-from experiments.transfer import NothingToRun, results_folder, run
+from experiments.transfer import run
+from experiments.work import NothingToRun, results_folder
 from leep.results import read_runs
 from leep.tasks import DRAW
 

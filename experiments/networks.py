@@ -28,7 +28,7 @@ def train_networks(work, method: str, setting: dict, tasks: list[int], folder: P
 
     Parameters
     ----------
-    work : experiments.transfer.Work
+    work : experiments.work.Work
     method : {"fine_tune", "from_scratch"}
     setting : dict
         `epochs`, `eval_every` and the method's options.

@@ -7,11 +7,8 @@ that is less than the time that passed: another program that takes turns with th
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
-import re
 import sys
 import tempfile
 import time
@@ -22,6 +19,7 @@ import numpy as np
 
 from leep.engines import create_engine
 from leep.files import write_atomically
+from leep.machine import cpu_model, memory, versions
 from leep.measures import score_class_tasks, score_task
 from leep.parallel import Failed, WorkerError, n_cores, run_in_order, run_in_processes
 from leep.results import Table
@@ -34,30 +32,9 @@ _SCALING = (0.5,) * 3, (0.25,) * 3  # mean, deviation
 _PACKAGES = ("leep", "mxnet", "numpy", "numba", "scikit-learn", "torch")
 
 
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
-
-
-def memory(kind: str = "RssAnon") -> int:
-    """Bytes of this process that are its own (`RssAnon`), resident (`VmRSS`), or were at most (`VmHWM`)."""
-    found = re.search(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024
-
-
-def machine() -> str:
+def _machine() -> str:
     """What a calibration holds for: processor, cores, versions."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return json.dumps({"cpu": cpu_model(), "cores": n_cores(), **versions})
+    return json.dumps({"cpu": cpu_model(), "cores": n_cores(), **versions(_PACKAGES)})
 
 
 class Calibration:
@@ -71,7 +48,7 @@ class Calibration:
     """
 
     def __init__(self, folder: Path, again: bool = False):
-        self.path, self._machine = Path(folder) / "calibration.json", machine()
+        self.path, self._machine = Path(folder) / "calibration.json", _machine()
         self._again, self._new = again, set()
 
     def cost(self, measure: Callable[..., dict], what: Mapping, *more) -> dict:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import signal
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, suppress
-from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 
 import dask
@@ -19,7 +17,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.client import ClosedClientError
 
 from leep.cluster_worker import Opening, end, serve, versions
-from leep.parallel import Failed, WorkerError
+from leep.parallel import Failed, WorkerError, without_interruptions
 from leep.progress import say
 
 POLL = 0.5  # seconds until a worker that has come or gone is seen
@@ -51,7 +49,7 @@ def connect(address: str) -> Iterator[Client]:
 def local_cluster(workers: int) -> Iterator[Client]:
     """A client of a new cluster of worker processes on the loopback address."""
     options = {"threads_per_worker": 1, "processes": True, "memory_limit": None, "dashboard_address": None}
-    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}), _without_interruptions():
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}), without_interruptions():
         cluster = LocalCluster(workers, host="127.0.0.1", silence_logs="CRITICAL", **options)
     with cluster, Client(cluster, set_as_default=False) as client:
         yield client
@@ -71,22 +69,11 @@ def slurm_cluster(jobs: int, options: Mapping) -> Iterator[Client]:
 
     if shutil.which("sbatch") is None:
         raise WorkerError("executor=slurm needs sbatch: start it on a login node of SLURM")
-    with _without_interruptions():
+    with without_interruptions():
         cluster = SLURMCluster(**options)
     with cluster, Client(cluster, set_as_default=False) as client:
         cluster.scale(jobs=jobs)
         yield client
-
-
-@contextmanager
-def _without_interruptions() -> Iterator[None]:
-    """Threads and processes started here leave Ctrl-C to the parent, which ends them."""
-    resource_tracker.ensure_running()  # not by another thread: its start unblocks what is blocked here
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def run_on_cluster(

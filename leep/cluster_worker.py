@@ -7,7 +7,6 @@ its death is not the worker's.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import multiprocessing
 import pickle
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from distributed import Worker, get_worker
 
+from leep import machine
 from leep.gpu import NoGPU, take_gpu
 from leep.parallel import end_process, receive, start_process
 
@@ -54,13 +54,8 @@ class Opening:
 
 def versions(packages: tuple[str, ...], modules: tuple[str, ...]) -> dict[str, str]:
     """Of Python, of installed packages, and of this project's own code: a hash of its files."""
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found | {f"the code of {name}": _code_digest(name) for name in modules}
+    code = {f"the code of {name}": _code_digest(name) for name in modules}
+    return {"python": platform.python_version(), **machine.versions(packages), **code}
 
 
 def _code_digest(module: str) -> str:

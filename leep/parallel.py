@@ -9,8 +9,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from joblib import Parallel, delayed
@@ -131,16 +132,24 @@ def run_in_processes(
             end_process(process, pipe)
 
 
+@contextmanager
+def without_interruptions() -> Iterator[None]:
+    """Threads and processes started here leave Ctrl-C to the parent, which ends them: they inherit what is blocked."""
+    resource_tracker.ensure_running()  # its start would unblock what is blocked here
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def start_process(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.Process, Connection]:
     """A worker process, and the pipe that it is given items through when it has said that it is ready."""
     context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child ignores it; it inherits the mask
-    try:
+    with without_interruptions():  # until the child ignores them
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     return process, ours
 

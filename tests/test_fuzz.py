@@ -29,7 +29,6 @@ from leep.data.idx import _read_idx
 from leep.data.unpickle import load_pickle
 from leep.results import ResultsError, read_rows, read_setting
 from leep.sources.weights import WeightsError
-from leep.transfer.cnaps import adaptation
 
 PIXELS = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8)
 
@@ -200,7 +199,7 @@ def test_an_image_bomb_is_refused(tmp_path):
 def test_an_archive_bomb_is_not_inflated(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", card=json.dumps(CARD), r=np.zeros(3_000_000, np.float32))
     find(tmp_path / "a.npz")
-    monkeypatch.setattr(adaptation, "_MOST", 10_000_000)
+    monkeypatch.setattr("leep.files.MOST_UNZIPPED", 10_000_000)
     with (
         bounded(WeightsError, 2_000_000),
         pytest.raises(WeightsError, match=r"at most 10000000 bytes, .*got 12"),

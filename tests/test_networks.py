@@ -19,7 +19,8 @@ from test_parallel import alive, children, wait_until
 from experiments import networks
 from experiments.check import UserError, check_config
 from experiments.protocol import paper_protocol
-from experiments.transfer import _available, run
+from experiments.transfer import run
+from experiments.work import find_work
 from leep.data.shared import share
 from leep.parallel import Failed, run_in_processes
 from leep.results import read_runs
@@ -73,7 +74,7 @@ def make_work(overrides):
     """What a runner hands to its workers."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", list(overrides))
-        (work,) = _available(cfg, paper_protocol(cfg))
+        (work,) = find_work(cfg, paper_protocol(cfg))
     return work
 
 

@@ -8,12 +8,14 @@ import pytest
 from conftest import ROOT, write_cifar100
 from hydra import compose, initialize_config_dir
 
+import experiments.costs
 import experiments.plan
 from experiments.check import UserError, check_config
 from experiments.networks import limited
 from experiments.plan import duration, plan, print_plan
 from experiments.protocol import paper_protocol
-from experiments.transfer import _available, find_all, run
+from experiments.transfer import run
+from experiments.work import find_all, find_work
 from leep.calibration import Calibration
 from leep.engines import create_engine
 from leep.results import Table, read_done
@@ -84,12 +86,12 @@ def snapshot(folder: Path) -> dict:
 def done_in_run(monkeypatch):
     """Counts what a run does, in this process: images passed, steps of heads and of networks."""
     import experiments.networks
-    import experiments.transfer
+    import experiments.work
     from leep.engines.gluon import GluonTrainer
     from leep.transfer import head_loop
 
     counts = {"images": 0, "retrain_head": 0, "fine_tune": 0}
-    make, step, train = experiments.transfer.make_predictor, GluonTrainer.step, head_loop.train
+    make, step, train = experiments.work.make_predictor, GluonTrainer.step, head_loop.train
 
     def make_predictor(*args):
         predict = make(*args)
@@ -113,7 +115,7 @@ def done_in_run(monkeypatch):
         function = make(*args)
         return ((item, function(item, lambda amount: None)) for item in list(items))
 
-    monkeypatch.setattr(experiments.transfer, "make_predictor", make_predictor)
+    monkeypatch.setattr(experiments.work, "make_predictor", make_predictor)
     monkeypatch.setattr(GluonTrainer, "step", counted_step)
     monkeypatch.setattr(head_loop, "train", counted_train)
     monkeypatch.setattr(experiments.networks, "run_in_processes", lambda *a: _closing(run_here(*a)))
@@ -127,7 +129,7 @@ def _closing(results):
 def test_counts_are_those_of_the_run_and_a_second_plan_has_nothing_to_do(configure, no_calibration, done_in_run):
     cfg = configure()
     heads, networks = planned(cfg).values()
-    (work,) = _available(cfg, paper_protocol(cfg))
+    (work,) = find_work(cfg, paper_protocol(cfg))
     sizes = [len(work.task(i).train_rows) for i in range(4)]
     assert all(9 <= n <= 18 for n in sizes) and len(set(sizes)) > 1
     assert (heads.tasks, heads.done, heads.images, heads.row) == (4, 0, 3 * (14 + 5), 7)
@@ -145,7 +147,7 @@ def test_counts_are_those_of_the_run_and_a_second_plan_has_nothing_to_do(configu
 def test_time_and_memory_by_hand(configure, no_calibration):
     cfg = configure()
     heads, networks = planned(cfg).values()
-    (work,) = _available(cfg, paper_protocol(cfg))
+    (work,) = find_work(cfg, paper_protocol(cfg))
     sizes = [len(work.task(i).train_rows) for i in range(4)]
     passed, scored = 1 + 57 * 0.5, 4 * 1
     assert heads.seconds == pytest.approx(passed + 1 + scored + sum(1 + 2 * n * (1 + 1) for n in sizes))
@@ -171,7 +173,7 @@ def test_half_finished_run_and_interrupted_training_and_nothing_is_written(
     (scores,) = results.rglob("scores.csv")
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-1]))
     (networks,) = results.rglob("fine_tune-*")
-    (work,) = _available(cfg, paper_protocol(cfg))
+    (work,) = find_work(cfg, paper_protocol(cfg))
     n = [len(limited(work.task(i), {}).train_rows) for i in range(4)]
     (networks / "checkpoints").mkdir()
     (networks / "checkpoints" / "task3.npz").write_bytes(b"damaged")
@@ -189,17 +191,17 @@ def test_half_finished_run_and_interrupted_training_and_nothing_is_written(
 
 
 def test_interrupted_pass_goes_on_and_two_experiments_need_one(configure, no_calibration, done_in_run, monkeypatch):
-    import experiments.transfer
+    import experiments.work
 
     cfg = configure()
-    (work,) = _available(cfg, paper_protocol(cfg))
-    counted = experiments.transfer.make_predictor
+    (work,) = find_work(cfg, paper_protocol(cfg))
+    counted = experiments.work.make_predictor
 
     def breaking(*args):
         predict = counted(*args)
         return lambda images: predict(images) if len(images) == 42 else 1 / 0
 
-    monkeypatch.setattr(experiments.transfer, "make_predictor", breaking)
+    monkeypatch.setattr(experiments.work, "make_predictor", breaking)
     with pytest.raises(ZeroDivisionError):
         work.passed  # noqa: B018
     seen = set()
@@ -266,8 +268,8 @@ def test_other_values_of_plan_are_refused(configure, value):
 
 
 def test_makespan_and_durations():
-    assert experiments.plan._makespan([3, 1, 1, 4], 2) == 6
-    assert experiments.plan._makespan([], 2) == 0
+    assert experiments.costs._makespan([3, 1, 1, 4], 2) == 6
+    assert experiments.costs._makespan([], 2) == 0
     assert [duration(s) for s in (38, 252, 11160, 691200, None)] == ["38 s", "4.2 min", "3.1 h", "8.0 d", "?"]
 
 

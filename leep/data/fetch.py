@@ -16,13 +16,12 @@ import pooch
 import requests
 
 from leep.data import READERS, DataError, locate, search_path
-from leep.files import write_atomically
+from leep.files import check_unzipped, write_atomically
 from leep.progress import progress
 from leep.sources.weights import gluon_sha1
 
 _TRIES = 5
 _CHUNK = 1 << 14
-_MOST = 1 << 30  # bytes of weights
 _GLUON_REPOSITORIES = (
     "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/",
     "https://apache-mxnet.s3.amazonaws.com/",
@@ -312,8 +311,7 @@ def _unpack_weights(path: Path, name: str, sha1: str) -> None:
     """Write the weights `name` out of a zip archive beside it, if their checksum is right."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if (size := archive.getinfo(name).file_size) > _MOST:
-                raise ValueError(f"{name}: expected at most {_MOST} bytes, unzipped, got {size}")
+            check_unzipped([archive.getinfo(name)])
             content = archive.read(name)
     except (zipfile.BadZipFile, KeyError, zlib.error) as error:
         raise ValueError(f"not a zip archive with {name}: {error}") from error

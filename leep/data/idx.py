@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from leep.data.dataset import DataError, DataSet, check_labels, complete_layout
+from leep.files import MOST_UNZIPPED
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -24,7 +25,6 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
-_MOST = 1 << 30  # bytes, unzipped: twenty times Fashion-MNIST
 _MOST_SHRUNK = 1032  # times that gzip makes a file smaller at best
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -38,7 +38,7 @@ def _bytes(path: Path, n_dimensions: int) -> bytes:
             if len(head) < header:
                 return head
             # No more than the file can hold, whatever the header says
-            most = min(size * _MOST_SHRUNK, _MOST) if path.suffix == ".gz" else size
+            most = min(size * _MOST_SHRUNK, MOST_UNZIPPED) if path.suffix == ".gz" else size
             return head + file.read(min(math.prod(_shape(head, n_dimensions)), most) + 1)
     except EOFError:
         raise DataError(f"{path}: truncated: the gzip stream ends too early") from None

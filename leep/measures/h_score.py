@@ -155,7 +155,7 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
 
     A class, or a task, is one thread's: as fast as all threads on one, or faster, and the same whatever their number.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     from leep.measures import _lapack  # slow to import, as are compiled kernels
     from leep.measures._h_score_kernels import pack
@@ -195,18 +195,18 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
         scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], lower)
         spare.put(lower)
 
-    with threadpool_limits(1, "blas") as limits:
-        workers = limits.get_original_num_threads()["blas"] or 1
-        for _ in range(workers):
-            spare.put(np.empty((d, d), order="F"))
-        with ThreadPoolExecutor(workers, initializer=np.seterr, initargs=("ignore",)) as pool:
-            for block in blocks:
-                for part, classes in enumerate(parts):
-                    if held != part:
-                        held, _ = part, list(pool.map(add_class, classes, of_class))
-                    chosen = member[np.ix_(block, classes)].astype(np.float64)
-                    list(pool.map(partial(add, chosen, of_class[: len(classes)], of_task[: len(block)], part), columns))
-                list(pool.map(score, block, of_task))
+    workers = max((found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"), default=1)
+    for _ in range(workers):
+        spare.put(np.empty((d, d), order="F"))
+    ignoring = {"initializer": np.seterr, "initargs": ("ignore",)}
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, **ignoring) as pool:
+        for block in blocks:
+            for part, classes in enumerate(parts):
+                if held != part:
+                    held, _ = part, list(pool.map(add_class, classes, of_class))
+                chosen = member[np.ix_(block, classes)].astype(np.float64)
+                list(pool.map(partial(add, chosen, of_class[: len(classes)], of_task[: len(block)], part), columns))
+            list(pool.map(score, block, of_task))
     return scores
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leep.files import file_digest, short, write_atomically
+from leep.files import check_unzipped, file_digest, short, write_atomically
 from leep.sources.weights import Weights, WeightsError, WeightsMissing
 
 if TYPE_CHECKING:
     from leep.transfer.cnaps.network import Cnaps
 
 BUNDLED = Path(__file__).parent / "weights"
-_MOST = 1 << 30  # bytes, unzipped: a hundred times the networks of this project
 _CARD = ("variant", "source", "source_sha256", "size", "data", "classes")
 
 
@@ -73,8 +72,7 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
         )
     try:
         with np.load(path) as saved:
-            if (size := sum(entry.file_size for entry in saved.zip.infolist())) > _MOST:
-                raise ValueError(f"expected at most {_MOST} bytes, unzipped, got {size}")
+            check_unzipped(saved.zip.infolist())
             arrays = {name: saved[name] for name in saved.files}
         card = json.loads(str(arrays.pop("card")))
         missing = [key for key in _CARD if not card.get(key)]
