@@ -9,7 +9,6 @@ from conftest import ROOT, write_cifar100
 from hydra import compose, initialize_config_dir
 
 import experiments.costs
-import experiments.plan
 from experiments.check import UserError, check_config
 from experiments.networks import limited
 from experiments.plan import duration, plan, print_plan
