@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass
 from functools import partial
 
-from experiments.protocol import epochs, task_parameters
+from experiments.protocol import epochs
 from experiments.transfer import TASKS_AT_ONCE
 from experiments.work import Work
 from leep.calibration import (
@@ -70,15 +70,14 @@ class Costs:
     def tasks(self) -> dict:
         """Costs of `measure_tasks`."""
         work, cfg = self.work, self.work.cfg
-        parameters = task_parameters(cfg, work.target_name)
         labels = work.data.train_labels, work.data.test_labels
-        draw = partial(_draw, cfg.experiment, cfg.seed, *labels, parameters)
+        draw = partial(_draw, cfg.experiment, cfg.seed, *labels, work.parameters)
         head = cfg.method.get("retrain_head") or {"batch_size": 10}
         if head.get("implementation") == "gluon":
             raise ValueError("method.retrain_head.implementation=gluon is the slow reference")
         what = {
             "experiment": cfg.experiment,
-            "parameters": parameters,
+            "parameters": work.parameters,
             "data": work.data.sha256,
             "measures": list(cfg.measures),
             "n_features": int(self.forward()["n_features"]),

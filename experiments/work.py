@@ -51,11 +51,15 @@ class Work:
         """From images of the target to input of the source."""
         return Preprocessing(self.source.size, tuple(self.source.mean), tuple(self.source.std))
 
+    @cached_property
+    def parameters(self) -> dict:
+        """Parameters of the target tasks; kept, for an error within `OmegaConf.get` keeps its callers' arrays alive."""
+        return task_parameters(self.cfg, self.target_name)
+
     def task(self, index: int) -> Task:
         """Target task number `index`."""
-        parameters = task_parameters(self.cfg, self.target_name)
         labels = self.data.train_labels, self.data.test_labels
-        return draw_task(self.cfg.experiment, index, self.cfg.seed, *labels, **parameters)
+        return draw_task(self.cfg.experiment, index, self.cfg.seed, *labels, **self.parameters)
 
     @property
     def cache(self) -> Path:
@@ -159,7 +163,7 @@ def task_setting(work: Work) -> dict:
     return {
         "experiment": cfg.experiment,
         "seed": cfg.seed,
-        "task": task_parameters(cfg, work.target_name),
+        "task": work.parameters,
         "source": {
             "name": work.source_name,
             "model": source.model,

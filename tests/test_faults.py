@@ -6,6 +6,7 @@ test_experiments.py too; damaged passes in test_forward.py, data in test_data.py
 
 import errno
 import functools
+import gc
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from experiments.transfer import run
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
 from leep.results import ResultsError, read_rows, read_runs, read_times
-from leep.transfer import training
+from leep.transfer import retrain_head, training
 
 TASKS = ("task={n_classes:3,per_class:20}", "measures=[leep,nce]")
 
@@ -423,3 +425,22 @@ def test_figures_and_report_without_utf8(whole, tmp_path, command, without_utf8)
     command = [sys.executable, "-m", f"experiments.{command}", str(tmp_path / "é")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_tasks_features_go_when_it_ends(here, tmp_path, monkeypatch):
+    """Not when Python next looks for cycles: those of a large task are 250 MB."""
+    kept, alive, train = [], [], retrain_head.train_head
+
+    def watched(features, *args, **options):
+        alive.append(sum(ref() is not None for ref in kept))
+        kept.append(weakref.ref(features))
+        return train(features, *args, **options)
+
+    monkeypatch.setattr(retrain_head, "train_head", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        assert here(results=tmp_path) is None
+    finally:
+        gc.enable()
+    assert len(alive) > 3 and max(alive) <= 1

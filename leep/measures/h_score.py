@@ -14,7 +14,7 @@ from leep.measures._classes import Grouping, class_means, group_by_class, member
 
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
-ENTRIES = 125_000_000  # of Gram matrices held at once, 1 GB: 152 of 1,280 features
+ENTRIES = 105_000_000  # of Gram matrices held at once, 1 GB: 152 of 1,280 features
 COLUMNS = 1 << 14  # of the Gram matrices that one thread adds up
 
 
