@@ -120,15 +120,16 @@ def plan(cfg, paper, weights, data, lacks, seen: set, calibration: Calibration) 
                     yield Line(cfg.experiment, source, target, method, row, lacks="; ".join(missing))
                 continue
             work = Work(cfg, paper, source, weights.get(source), target, data[target])
+            without = dict.fromkeys(cfg.method, missing)
             if "cnaps" in cfg.method and work.weights:
                 try:
                     work = replace(work, adaptation=find_cnaps(work))
                 except (WeightsMissing, WeightsError) as error:
-                    missing.append(str(error))
-            yield from _plan_pair(work, "; ".join(missing), seen, calibration)
+                    without["cnaps"] = [*missing, str(error)]
+            yield from _plan_pair(work, without, seen, calibration)
 
 
-def _plan_pair(work: Work, lacks: str, seen: set, calibration: Calibration) -> Iterator[Line]:
+def _plan_pair(work: Work, lacks: dict[str, list], seen: set, calibration: Calibration) -> Iterator[Line]:
     folder = tasks_folder(work, task_setting(work)) if work.weights else None
     scores = missing_scores(work, read_done(folder / "scores.csv", ["task", "measure"]) if folder else set())
     for method in work.cfg.method:
@@ -140,7 +141,7 @@ def _plan_pair(work: Work, lacks: str, seen: set, calibration: Calibration) -> I
         images = _images(work, seen) if scores or (missing and method in HEADS) else 0
         sizes = [_size(work, method, index, inner) for index in missing]
         names = work.source_name, work.target_name, method
-        line = Line(work.cfg.experiment, *names, _row_of_table_1(work.cfg, *names), lacks=lacks)
+        line = Line(work.cfg.experiment, *names, _row_of_table_1(work.cfg, *names), lacks="; ".join(lacks[method]))
         line = replace(line, tasks=count, done=count - len(missing), images=images, steps=sum(s.steps for s in sizes))
         try:
             seconds, most = cost_of(Costs(work, calibration, seen), method, images, scores, sizes)

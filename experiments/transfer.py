@@ -104,7 +104,7 @@ def _run_pair(work: Work, failed: list[str]) -> None:
     print(f"{work.source_name} ({work.weights.origin} weights) → {work.target_name} ({data.variant}): {folder}")
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         _score(work, scores)
-        for method in cfg.method:
+        for method in work.methods:
             _transfer(work, method, folder, failed)
 
 
@@ -144,7 +144,7 @@ def _score(work: Work, table: Table) -> None:
 
 def missing_scores(work: Work, done: set[tuple]) -> list[tuple[int, str]]:
     """Tasks and measures that are asked for and not done."""
-    count = max(n_tasks(work.cfg, method) for method in work.cfg.method)
+    count = max(n_tasks(work.cfg, method) for method in work.methods or work.cfg.method)
     return [(i, m) for i in range(count) for m in work.cfg.measures if (str(i), m) not in done]
 
 

@@ -51,6 +51,11 @@ class Work:
         """From images of the target to input of the source."""
         return Preprocessing(self.source.size, tuple(self.source.mean), tuple(self.source.std))
 
+    @property
+    def methods(self) -> list[str]:
+        """Transfer methods that can run."""
+        return [method for method in self.cfg.method if method != "cnaps" or self.adaptation]
+
     @cached_property
     def parameters(self) -> dict:
         """Parameters of the target tasks; kept, for an error within `OmegaConf.get` keeps its callers' arrays alive."""
@@ -145,10 +150,13 @@ def find_work(cfg: DictConfig, paper: DictConfig) -> list[Work]:
     weights, data, found = find_all(cfg)
     work, lacks = [], [*found.values()]
     for pair in (Work(cfg, paper, s, w, t, d) for s, w in weights.items() for t, d in data.items()):
-        try:
-            work.append(replace(pair, adaptation=find_cnaps(pair)) if "cnaps" in cfg.method else pair)
-        except (WeightsMissing, WeightsError) as error:
-            lacks.append(str(error))
+        if "cnaps" in cfg.method:
+            try:
+                pair = replace(pair, adaptation=find_cnaps(pair))
+            except (WeightsMissing, WeightsError) as error:
+                lacks.append(str(error))
+        if pair.methods:
+            work.append(pair)
     messages = "".join(f"\n  - {m}" for m in lacks)
     if lacks and (cfg.strict or not work):
         raise (UserError if work else NothingToRun)(f"{cfg.experiment} lacks:{messages}")

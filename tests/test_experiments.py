@@ -197,6 +197,16 @@ def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, t
     assert "Traceback" not in nothing.stderr + strict.stderr
 
 
+def test_without_adaptation_networks_the_other_methods_run(run_experiment, tmp_path):
+    few = "method=[cnaps,nearest_mean]", "method.cnaps.weights=none.npz", "task.n_classes=2", "task.per_class=3"
+    done = run_experiment("meta_transfer", *few)
+    assert "Left out" in done.stdout and "adaptation networks for cifar10_resnet20 are not in none.npz" in done.stdout
+    assert set(read_runs(tmp_path / "results").method) == {"nearest_mean"}
+    alone = run_experiment("meta_transfer", *few, "method=[cnaps]", check=False)
+    assert alone.returncode == 3 and "none.npz" in alone.stderr
+    assert run_experiment("meta_transfer", *few, "strict=true", check=False).returncode == 2
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
