@@ -14,7 +14,7 @@ from leep.measures._classes import Grouping, class_means, group_by_class, member
 
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
-ENTRIES = 105_000_000  # of Gram matrices held at once, 1 GB: 152 of 1,280 features
+ENTRIES = 105_000_000  # of Gram matrices held at once, 0.84 GB: 128 of 1,280 features
 COLUMNS = 1 << 14  # of the Gram matrices that one thread adds up
 
 
@@ -74,7 +74,7 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     """`h_score` of each task that takes all examples of some classes, float64 `(n_tasks,)`.
 
     `tasks` holds a 1-D integer array of distinct classes for each task. Tasks share the Gram matrices of their classes,
-    in about 1 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
+    in at most 0.84 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
     """
     features, labels = _check(features, target_labels)
     groups = group_by_class(labels)
