@@ -139,7 +139,7 @@ def _plan_pair(work: Work, lacks: dict[str, list], seen: set, calibration: Calib
         count = n_tasks(work.cfg, method)
         missing = [i for i in range(count) if (str(i),) not in done]
         images = _images(work, seen) if scores or (missing and method in HEADS) else 0
-        sizes = [_size(work, method, index, inner) for index in missing]
+        sizes = _sizes(work, method, missing, inner)
         names = work.source_name, work.target_name, method
         line = Line(work.cfg.experiment, *names, _row_of_table_1(work.cfg, *names), lacks="; ".join(lacks[method]))
         line = replace(line, tasks=count, done=count - len(missing), images=images, steps=sum(s.steps for s in sizes))
@@ -162,17 +162,20 @@ def _images(work: Work, seen: set) -> int:
     return len(work.data.train_images) + len(work.data.test_images)
 
 
-def _size(work: Work, method: str, index: int, folder: Path | None) -> Size:
-    cap = max_examples(work.cfg, method)
-    task = limited(work.task(index), {"max_examples": cap} if cap else {})
-    n, every = len(task.train_rows), work.cfg.eval_every.get(method)
-    curve = len(first_of_each_class(task.test_labels, CURVE_PER_CLASS)) if every else 0
-    total = done = 0
-    if method not in UNTRAINED:
-        batch = work.cfg.method[method].batch_size
-        total = epochs(work.cfg, method, work.target_name) * -(-n // batch)
-        done = steps_done(checkpoint_of(folder / "checkpoints", index), n, batch) if folder else 0
-    return Size(len(task.classes), n, len(task.test_rows), curve, total - done, total)
+def _sizes(work: Work, method: str, tasks: list[int], folder: Path | None) -> list[Size]:
+    cap, every = max_examples(work.cfg, method), work.cfg.eval_every.get(method)
+    n_epochs, sizes = epochs(work.cfg, method, work.target_name), []
+    for index in tasks:
+        task = limited(work.task(index), {"max_examples": cap} if cap else {})
+        n = len(task.train_rows)
+        curve = len(first_of_each_class(task.test_labels, CURVE_PER_CLASS)) if every else 0
+        total = done = 0
+        if method not in UNTRAINED:
+            batch = work.cfg.method[method].batch_size
+            total = n_epochs * -(-n // batch)
+            done = steps_done(checkpoint_of(folder / "checkpoints", index), n, batch) if folder else 0
+        sizes.append(Size(len(task.classes), n, len(task.test_rows), curve, total - done, total))
+    return sizes
 
 
 _HEADER = ("Row", "Method, source → target", "Tasks", "Done", "Images", "Steps", "Time", "Memory")

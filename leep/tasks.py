@@ -56,28 +56,35 @@ def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _task(classes, counts, train_labels, test_labels, rng, **properties) -> Task:
-    """`counts[k]` random training examples of `classes[k]` (all if None), and all its test examples."""
-    rows = []
-    for k, (c, count) in enumerate(zip(classes, counts)):
-        members = np.flatnonzero(train_labels == c)
-        if count is not None:
-            if count > len(members):
-                raise ValueError(f"class {c} must have at least {count} training examples, it has {len(members)}")
-            members = rng.choice(members, count, replace=False)
-        rows.append(np.stack([members, np.full(len(members), k)]))
-    train = np.concatenate(rows, axis=1)
-    train = train[:, np.argsort(train[0])]
+    """`counts[k]` random training examples of `classes[k]`, all if None; and all their test examples."""
     position = np.full(max(train_labels.max(), test_labels.max()) + 1, -1)
     position[classes] = np.arange(len(classes))
+    if counts is None:
+        train_rows = np.flatnonzero(position[train_labels] >= 0)
+    else:
+        train_rows = np.sort(np.concatenate([_draw_rows(train_labels, *pair, rng) for pair in zip(classes, counts)]))
     test_rows = np.flatnonzero(position[test_labels] >= 0)
-    return Task(classes, train[0], train[1], test_rows, position[test_labels[test_rows]], **properties)
+    labels = position[train_labels[train_rows]], position[test_labels[test_rows]]
+    return Task(classes, train_rows, labels[0], test_rows, labels[1], **properties)
+
+
+def _draw_rows(labels: np.ndarray, label: int, count: int, rng) -> np.ndarray:
+    members = np.flatnonzero(labels == label)
+    if count > len(members):
+        raise ValueError(f"class {label} must have at least {count} training examples, it has {len(members)}")
+    return rng.choice(members, count, replace=False)
 
 
 def _draw_classes(train_labels, size: int, rng) -> np.ndarray:
-    present = np.unique(train_labels)
+    present = _present(train_labels)
     if size > len(present):
         raise ValueError(f"the task must have at most as many classes as the data set, {len(present)}, got {size}")
     return rng.choice(present, size, replace=False)
+
+
+def _present(labels: np.ndarray) -> np.ndarray:
+    """The labels that occur, ascending."""
+    return np.flatnonzero(np.bincount(labels))
 
 
 def draw_large_balanced(
@@ -86,7 +93,7 @@ def draw_large_balanced(
     """Section 5.1: from `min_classes` to `max_classes` random classes (uniform), all their training examples."""
     size = int(rng.integers(min_classes, max_classes + 1))
     classes = np.sort(_draw_classes(train_labels, size, rng))
-    return _task(classes, [None] * size, train_labels, test_labels, rng, whole_classes=True)
+    return _task(classes, None, train_labels, test_labels, rng, whole_classes=True)
 
 
 def draw_small_balanced(
@@ -114,8 +121,8 @@ def draw_small_imbalanced(
 
 def draw_source_selection(train_labels: np.ndarray, test_labels: np.ndarray, rng: np.random.Generator) -> Task:
     """Section 5.7: the whole data set."""
-    classes = np.unique(train_labels)
-    return _task(classes, [None] * len(classes), train_labels, test_labels, rng)
+    classes = _present(train_labels)
+    return _task(classes, None, train_labels, test_labels, rng)
 
 
 def draw_meta_transfer(
