@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def _split(classes: dict[str, list[Path]], path: Path) -> tuple[dict[str, list[P
 
 def _read_image(path: Path, size: int) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        content = io.BytesIO(path.read_bytes())  # of a file, as many bytes are made room for as a forged length says
+        with Image.open(content) as image:
             return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
     except Exception as error:  # a damaged image can raise nearly anything
         raise DataError(f"{path}: not a readable image: {error}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 
@@ -176,13 +177,20 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
     columns = [slice(i, i + COLUMNS) for i in range(0, packed, COLUMNS)]
     spare = SimpleQueue()  # matrices that no thread works on
 
+    @contextmanager
+    def matrix() -> Iterator[np.ndarray]:
+        lower = spare.get()
+        try:
+            yield lower
+        finally:
+            spare.put(lower)
+
     def add_class(k: int, gram: np.ndarray) -> None:
         x = np.ascontiguousarray(features[groups.rows(k)][:, varies] - center) / scale
         sums[k] = x.sum(axis=0)
-        lower = spare.get()
-        _lapack.gram(x.T, lower)
-        pack(lower, gram)
-        spare.put(lower)
+        with matrix() as lower:
+            _lapack.gram(x.T, lower)
+            pack(lower, gram)
 
     def add(chosen: np.ndarray, grams: np.ndarray, totals: np.ndarray, part: int, some: slice) -> None:
         if part:
@@ -191,9 +199,8 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
             np.matmul(chosen, grams[:, some], out=totals[:, some])
 
     def score(t: int, gram: np.ndarray) -> None:
-        lower = spare.get()
-        scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], lower)
-        spare.put(lower)
+        with matrix() as lower:
+            scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], lower)
 
     workers = max((found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"), default=1)
     for _ in range(workers):
