@@ -117,6 +117,7 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> 
         predicted = predict_classes(trainer, images, task.test_rows, work.prepare)
         return evaluate(predicted, task.test_labels, n_classes, task.smaller_class), curve
 
+    gc.collect()
     gc.freeze()  # what is there now is not gone through again for every task
     return transfer
 

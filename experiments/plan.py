@@ -138,17 +138,18 @@ def _plan_pair(work: Work, lacks: dict[str, list], seen: set, calibration: Calib
         done = read_done(inner / "transfers.csv", ["task"]) if inner else set()
         count = n_tasks(work.cfg, method)
         missing = [i for i in range(count) if (str(i),) not in done]
-        images = _images(work, seen) if scores or (missing and method in HEADS) else 0
+        wanted = scores if method in work.methods or not work.methods else []
+        images = _images(work, seen) if wanted or (missing and method in HEADS) else 0
         sizes = _sizes(work, method, missing, inner)
         names = work.source_name, work.target_name, method
         line = Line(work.cfg.experiment, *names, _row_of_table_1(work.cfg, *names), lacks="; ".join(lacks[method]))
         line = replace(line, tasks=count, done=count - len(missing), images=images, steps=sum(s.steps for s in sizes))
         try:
-            seconds, most = cost_of(Costs(work, calibration, seen), method, images, scores, sizes)
+            seconds, most = cost_of(Costs(work, calibration, seen), method, images, wanted, sizes)
             yield replace(line, seconds=seconds, memory=memory() + most if seconds else None)
         except (WorkerError, ValueError, NotImplementedError) as error:
             yield replace(line, unknown=str(error))
-        scores = []
+        scores = [] if wanted else scores
 
 
 def _images(work: Work, seen: set) -> int:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from leep import h_score, leep_score, measures
 from leep.measures import MEASURES, score_class_tasks, score_task
@@ -102,12 +102,28 @@ def test_h_score_in_blocks_of_tasks_and_of_classes(matrices, monkeypatch):
 
 
 def test_h_score_is_the_same_on_any_number_of_threads():
+    from leep.measures import _lapack  # noqa: F401  SciPy's BLAS is there before the limits
+
     arrays = make_arrays(n=3000, n_features=200)
     tasks, scores = draw_tasks(arrays["target_labels"]), []
     for threads in (1, 2, 5):
         with threadpool_limits(threads, "blas"):
+            found = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+            assert found == {threads}
             scores.append(score_class_tasks("h_score", arrays, tasks))
     assert scores[0].tobytes() == scores[1].tobytes() == scores[2].tobytes()
+
+
+def test_an_error_in_a_thread_is_raised(monkeypatch):
+    from leep.measures import _lapack
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_lapack, "factor", fail)
+    arrays = make_arrays()
+    with pytest.raises(MemoryError):
+        score_class_tasks("h_score", arrays, draw_tasks(arrays["target_labels"]))
 
 
 def test_h_score_of_tasks_with_few_examples(monkeypatch):

@@ -20,8 +20,9 @@ _ADDRESSES = {
 
 def _call(name: str, *arguments: bytes | int | float | np.ndarray | ctypes.c_int | ctypes.c_double) -> None:
     """Fortran takes the addresses of all arguments."""
-    if not all(a.flags.f_contiguous for a in arguments if isinstance(a, np.ndarray)):
-        raise ValueError(f"{name} needs matrices in Fortran's order")
+    for a in arguments:
+        if isinstance(a, np.ndarray) and not (a.flags.f_contiguous and a.dtype in (np.float64, np.intc)):
+            raise ValueError(f"{name} needs float64 in Fortran's order, got {a.dtype} with strides {a.strides}")
     kept = [_C_TYPES[type(a)](a) if type(a) in _C_TYPES else a for a in arguments]
     addresses = [a.ctypes.data if isinstance(a, np.ndarray) else ctypes.addressof(a) for a in kept]
     ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(kept))(_ADDRESSES[name])(*addresses)

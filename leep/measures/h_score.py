@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
+from threading import Lock
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from leep.measures._classes import Grouping, class_means, group_by_class, member
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
 ENTRIES = 105_000_000  # of Gram matrices held at once, 0.84 GB: 128 of 1,280 features
+_BLAS = Lock()  # its number of threads is the whole process's
 COLUMNS = 1 << 14  # of the Gram matrices that one thread adds up
 
 
@@ -75,7 +77,7 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     """`h_score` of each task that takes all examples of some classes, float64 `(n_tasks,)`.
 
     `tasks` holds a 1-D integer array of distinct classes for each task. Tasks share the Gram matrices of their classes,
-    in at most 0.84 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
+    in about 1 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
     """
     features, labels = _check(features, target_labels)
     groups = group_by_class(labels)
@@ -83,7 +85,8 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     scores = np.full(len(member), np.nan)
     scores[member.sum(axis=1) == 1] = 0.0
     shared = np.flatnonzero(np.isnan(scores) & (member @ groups.counts > features.shape[1]))
-    scores[shared] = _by_moments(features, groups, member[shared])
+    with _BLAS:
+        scores[shared] = _by_moments(features, groups, member[shared])
     for t in np.flatnonzero(np.isnan(scores)):
         rows = np.flatnonzero(np.isin(labels, groups.classes[member[t]]))
         scores[t] = h_score(features[rows], labels[rows])
@@ -203,6 +206,7 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
             scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], lower)
 
     workers = max((found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"), default=1)
+    workers = min(workers, max(1, ENTRIES // (8 * d**2)))
     for _ in range(workers):
         spare.put(np.empty((d, d), order="F"))
     ignoring = {"initializer": np.seterr, "initargs": ("ignore",)}
