@@ -108,8 +108,8 @@ def test_h_score_is_the_same_on_any_number_of_threads():
     tasks, scores = draw_tasks(arrays["target_labels"]), []
     for threads in (1, 2, 5):
         with threadpool_limits(threads, "blas"):
-            found = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
-            assert found == {threads}
+            found = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+            assert max(found) == threads  # one may be built for less
             scores.append(score_class_tasks("h_score", arrays, tasks))
     assert scores[0].tobytes() == scores[1].tobytes() == scores[2].tobytes()
 
