@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import ZipInfo
 
 MOST_UNZIPPED = 1 << 30  # bytes: a forged archive may say, or hold, any number
 NOT_SHARED = "there is no such file on this worker's machine; put it where all machines see it under the same path"
@@ -37,10 +36,10 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def check_unzipped(entries: Iterable[ZipInfo]) -> None:
-    """`ValueError` where entries of an archive are too large to be what this project reads."""
-    if (size := sum(entry.file_size for entry in entries)) > MOST_UNZIPPED:
-        raise ValueError(f"expected at most {MOST_UNZIPPED} bytes, unzipped, got {size}")
+def check_unzipped(name: str, size: int) -> None:
+    """`ValueError` where what an archive says to hold is too large to be what this project reads."""
+    if size > MOST_UNZIPPED:
+        raise ValueError(f"{name}: expected at most {MOST_UNZIPPED} bytes, unzipped, got {size}")
 
 
 def short(path: Path) -> str:

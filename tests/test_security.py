@@ -110,7 +110,7 @@ def test_a_zip_bomb_of_weights_is_not_inflated(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.params", bytes(5_000_000))
     monkeypatch.setattr("leep.files.MOST_UNZIPPED", 1_000_000)
-    with pytest.raises(ValueError, match=r"expected at most 1000000 bytes, unzipped, got 5000000"):
+    with pytest.raises(ValueError, match=r"a\.params: expected at most 1000000 bytes, unzipped, got 5000000"):
         fetch._unpack_weights(tmp_path / "a.zip", "a.params", "0" * 40)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 

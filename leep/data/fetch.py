@@ -311,7 +311,7 @@ def _unpack_weights(path: Path, name: str, sha1: str) -> None:
     """Write the weights `name` out of a zip archive beside it, if their checksum is right."""
     try:
         with zipfile.ZipFile(path) as archive:
-            check_unzipped([archive.getinfo(name)])
+            check_unzipped(name, archive.getinfo(name).file_size)
             content = archive.read(name)
     except (zipfile.BadZipFile, KeyError, zlib.error) as error:
         raise ValueError(f"not a zip archive with {name}: {error}") from error

@@ -72,7 +72,7 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
         )
     try:
         with np.load(path) as saved:
-            check_unzipped(saved.zip.infolist())
+            check_unzipped(path.name, sum(entry.file_size for entry in saved.zip.infolist()))
             arrays = {name: saved[name] for name in saved.files}
         card = json.loads(str(arrays.pop("card")))
         missing = [key for key in _CARD if not card.get(key)]
