@@ -71,7 +71,7 @@ class Costs:
         """Costs of `measure_tasks`."""
         work, cfg = self.work, self.work.cfg
         labels = work.data.train_labels, work.data.test_labels
-        draw = partial(_draw, cfg.experiment, cfg.seed, *labels, work.parameters)
+        draw = partial(_draw, cfg.experiment, work.target_name, cfg.seed, *labels, work.parameters)
         head = cfg.method.get("retrain_head") or {"batch_size": 10}
         if head.get("implementation") == "gluon":
             raise ValueError("method.retrain_head.implementation=gluon is the slow reference")
@@ -93,8 +93,8 @@ class Costs:
         return self._cost(measure_rows, {}, self.work.cache)["row"]
 
 
-def _draw(experiment: str, seed: int, train_labels, test_labels, parameters: dict, index: int):
-    return draw_task(experiment, index, seed, train_labels, test_labels, **parameters)
+def _draw(experiment: str, target: str, seed: int, train_labels, test_labels, parameters: dict, index: int):
+    return draw_task(experiment, target, index, seed, train_labels, test_labels, **parameters)
 
 
 def cost_of(costs: Costs, method: str, images: int, scores: list, sizes: list[Size]) -> tuple[float, float]:

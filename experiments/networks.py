@@ -15,7 +15,7 @@ from leep.engines import create_engine
 from leep.parallel import Failed, run_in_processes
 from leep.progress import advance, progress
 from leep.sources.weights import check_weights
-from leep.tasks import TRAINING, Task, first_of_each_class, limit, task_rng
+from leep.tasks import Task, first_of_each_class, limit
 
 CURVE_PER_CLASS = 100  # test examples of a class that a curve is measured on: all that CIFAR100 has
 
@@ -112,7 +112,7 @@ def _make(work, shared: Path, method: str, setting: dict, checkpoints: Path) -> 
         every = {"evaluate": accuracy, "eval_every": setting["eval_every"]} if setting["eval_every"] else {}
         data = work.data.train_images, task.train_rows, task.train_labels
         files = {"prepare": work.prepare, "report": report, "checkpoint": checkpoint_of(checkpoints, index)}
-        rng = task_rng(work.cfg.seed, index, TRAINING)
+        rng = work.training_rng(index)
         curve = train(trainer, origin, *data, rng, **options, **every, **files)
         predicted = predict_classes(trainer, images, task.test_rows, work.prepare)
         return evaluate(predicted, task.test_labels, n_classes, task.smaller_class), curve

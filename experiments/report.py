@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from functools import cache
 from pathlib import Path
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib import pyplot as plt
@@ -33,11 +31,9 @@ from experiments.table1_text import (
     wins,
 )
 from experiments.terminal import run_main
-from leep.data import DataError, DataMissing, DataSet, load_data
 from leep.files import write_atomically
 from leep.plots import METHOD_STYLE
 from leep.results import read_setting, read_times
-from leep.tasks import draw_task
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CAPTIONS = {
@@ -132,38 +128,13 @@ def mark_points(fig: plt.Figure, results: Path, runs: pd.DataFrame, seed: int) -
         groups = data.groupby("method", sort=False) if len(data) else ()
         for points, (method, group) in zip(ax.collections, groups):
             points.set_gid(f"points-{number}-{method}")
-            setting, label = (
-                read_setting((results / group.run.iloc[0]).parent)["setting"],
-                METHOD_STYLE[method]["label"],
-            )
+            label = METHOD_STYLE[method]["label"]
             said[points.get_gid()] = [
                 f"{label}, task {task.task}: LEEP {task.score:.3f}, test accuracy {task.accuracy:.3f}, "
-                f"{task.n_classes} classes, {task.n_examples} examples{classes_of(setting, task.task)}"
+                f"{task.n_classes} classes, {task.n_examples} examples"
                 for task in group.itertuples()
             ]
     return said
-
-
-def classes_of(setting: dict, task: int) -> str:
-    """Classes of a task of Section 5.1, or those that it lacks where they are fewer; empty without the run's data."""
-    data = _find_data(setting["target"]["name"], setting["target"].get("sha256"))
-    if data is None:
-        return ""
-    present = np.unique(data.train_labels)  # enough to draw the classes: they come first, and with all their examples
-    drawn = draw_task(setting["experiment"], task, setting["seed"], present, present, **setting["task"]).classes
-    lacking = np.setdiff1d(present, drawn)
-    names = [data.class_names[c] for c in (drawn if len(drawn) <= len(lacking) else lacking)]
-    return f": {', '.join(names)}" if len(drawn) <= len(lacking) else f": all but {', '.join(names) or 'none'}"
-
-
-@cache
-def _find_data(name: str, sha256: str | None) -> DataSet | None:
-    """The data set of a run if it is found here and is the same."""
-    try:
-        data = load_data(name) if sha256 and name != "folder" else None
-    except (DataMissing, DataError):
-        return None
-    return data if data and data.sha256 == sha256 else None
 
 
 def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:

@@ -45,8 +45,9 @@ from leep.progress import progress
 from leep.results import ResultsError, Table, open_folder, read_rows, read_runs
 from leep.sources.weights import WeightsError
 from leep.statistics import metric_of, pearson
-from leep.tasks import TRAINING, Task, task_rng
+from leep.tasks import Task
 
+TASKS = ["task", "classes"]
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 CURVES = ["task", "epoch", "test_accuracy"]
@@ -102,10 +103,19 @@ def _run_pair(work: Work, failed: list[str]) -> None:
     source = {k: work.source[k] for k in ("title", "trained_on", "imagenet_top1")}
     open_folder(folder, setting, {"stand_in": stand_in, "source": source}, _provenance(cfg))
     print(f"{work.source_name} ({work.weights.origin} weights) → {work.target_name} ({data.variant}): {folder}")
+    _record_tasks(work, folder)
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         _score(work, scores)
         for method in work.methods:
             _transfer(work, method, folder, failed)
+
+
+def _record_tasks(work: Work, folder: Path) -> None:
+    """Write the classes of every task into tasks.csv: by the data set's numbers, in the order of the task's labels."""
+    count = max(n_tasks(work.cfg, method) for method in work.methods)
+    with Table(folder / "tasks.csv", TASKS, ["task"]) as table:
+        missing = [i for i in range(count) if (str(i),) not in table.done]
+        table.append(*({"task": i, "classes": " ".join(map(str, work.task(i).classes))} for i in missing))
 
 
 def _provenance(cfg: DictConfig) -> dict:
@@ -226,7 +236,7 @@ def _classify(work: Work, setting: dict, index: int) -> dict | Failed:
     else:
         options = {k: v for k, v in setting.items() if k not in ("method", "scale")}
         try:
-            head = train_head(*examples, task_rng(work.cfg.seed, index, TRAINING), **options)
+            head = train_head(*examples, work.training_rng(index), **options)
         except FloatingPointError as error:
             return Failed(str(error))
         predicted = head.predict(test_features)

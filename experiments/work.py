@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
 from experiments.check import UserError
@@ -20,7 +21,7 @@ from leep.results import setting_hash
 from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
-from leep.tasks import Task, check_data, draw_task
+from leep.tasks import TRAINING, Task, check_data, draw_task, task_rng
 from leep.transfer.cnaps.adaptation import Adaptation
 
 
@@ -64,7 +65,11 @@ class Work:
     def task(self, index: int) -> Task:
         """Target task number `index`."""
         labels = self.data.train_labels, self.data.test_labels
-        return draw_task(self.cfg.experiment, index, self.cfg.seed, *labels, **self.parameters)
+        return draw_task(self.cfg.experiment, self.target_name, index, self.cfg.seed, *labels, **self.parameters)
+
+    def training_rng(self, index: int) -> np.random.Generator:
+        """The generator of a task's training: the new head, then the orders of the examples."""
+        return task_rng(self.cfg.seed, self.cfg.experiment, self.target_name, index, TRAINING)
 
     @property
     def cache(self) -> Path:
@@ -171,6 +176,7 @@ def task_setting(work: Work) -> dict:
     return {
         "experiment": cfg.experiment,
         "seed": cfg.seed,
+        "stream": f"{cfg.experiment}/{work.target_name}",  # with seed and index it names the random numbers of a task
         "task": work.parameters,
         "source": {
             "name": work.source_name,

@@ -2,6 +2,7 @@
 
 results/<experiment>/<source>/<target>/seed<seed>-<hash>/
     setting.json                    what determines the tasks and their scores
+    tasks.csv                       task, classes (the data set's numbers, in the order of the task's labels)
     scores.csv                      task, measure, score …
     <method>-<scale>-<hash>/
         setting.json                what else determines the transferred models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -166,22 +167,29 @@ DRAW = {
 }
 
 
-def task_rng(seed: int, index: int, purpose: int) -> np.random.Generator:
-    """The generator of task `index`: one stream a purpose, the same alone, in any order, on any machine."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, index)))
+def task_rng(seed: int, experiment: str, target: str, index: int, purpose: int) -> np.random.Generator:
+    """The generator of one task: a stream of its own for each seed, experiment, target data set, index and purpose.
+
+    Source models and transfer methods do not enter, so that they share the tasks of a target, as the paper's do.
+    """
+    digest = hashlib.sha256(f"{experiment}/{target}".encode()).digest()
+    names = np.frombuffer(digest, "<u4", count=2)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *map(int, names), index)))
 
 
 SAMPLING, TRAINING = 0, 1  # purposes
 
 
 def draw_task(
-    setting: str, index: int, seed: int, train_labels: np.ndarray, test_labels: np.ndarray, **parameters
+    setting: str, target: str, index: int, seed: int, train_labels: np.ndarray, test_labels: np.ndarray, **parameters
 ) -> Task:
-    """Target task number `index` of a setting.
+    """Target task number `index` of an experiment on a target data set.
 
     Parameters
     ----------
     setting : {"large_balanced", "small_balanced", "small_imbalanced", "source_selection", "meta_transfer"}
+    target : str
+        Name of the target data set: it is part of what names the random stream.
     index, seed : int
     train_labels, test_labels : int arrays
         Labels of the whole data set.
@@ -193,4 +201,4 @@ def draw_task(
     ValueError
         If the data set has too few classes or examples.
     """
-    return DRAW[setting](train_labels, test_labels, task_rng(seed, index, SAMPLING), **parameters)
+    return DRAW[setting](train_labels, test_labels, task_rng(seed, setting, target, index, SAMPLING), **parameters)

@@ -82,7 +82,7 @@ def bench_measures() -> None:
     )
     features, probs, labels, test_labels = cifar_like()
     setting, parameters, _ = experiment("5.1")
-    tasks = [draw_task(setting, i, 0, labels, test_labels, **parameters).classes for i in range(200)]
+    tasks = [draw_task(setting, "cifar100", i, 0, labels, test_labels, **parameters).classes for i in range(200)]
     arrays = {"source_probs": probs, "source_labels": probs.argmax(1), "features": features, "target_labels": labels}
     for name in ("leep", "nce", "h_score"):
         print(f"{name} of 200 large tasks: {seconds(lambda: score_class_tasks(name, arrays, tasks)):.3f} s")  # noqa: B023
@@ -101,8 +101,8 @@ def bench_heads() -> None:
         setting, parameters, epochs = experiment(section)
 
         def train(i, implementation="compiled", epochs=epochs, setting=setting, parameters=parameters):
-            task = draw_task(setting, i, 0, labels, test_labels, **parameters)
-            x, rng = features[task.train_rows], task_rng(0, i, TRAINING)
+            task = draw_task(setting, "cifar100", i, 0, labels, test_labels, **parameters)
+            x, rng = features[task.train_rows], task_rng(0, setting, "cifar100", i, TRAINING)
             options = {"epochs": epochs, "implementation": implementation}
             start = time.perf_counter()
             train_head(x, task.train_labels, len(task.classes), rng, **options)

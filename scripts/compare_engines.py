@@ -72,8 +72,8 @@ def first_gradients(n_tasks: int) -> pd.DataFrame:
     trainers = {" ".join(e): t.trainer(build(source.model, 2, seed), momentum=0.9) for e, t in trainers.items()}
     rows = []
     for index in range(n_tasks):
-        task = draw_task("small_imbalanced", index, 0, data.train_labels, data.test_labels, **parameters)
-        rng = task_rng(0, index, TRAINING)
+        task = draw_task("small_imbalanced", "cifar100", index, 0, data.train_labels, data.test_labels, **parameters)
+        rng = task_rng(0, "small_imbalanced", "cifar100", index, TRAINING)
         start = initial_weights(weights, trainers[REFERENCE].graph, 2, rng)
         batch = rng.permutation(len(task.train_rows))[:10]
         images = prepare(data.train_images[task.train_rows[batch]])

@@ -24,7 +24,7 @@ from experiments.work import find_work
 from leep.data.shared import share
 from leep.parallel import Failed, run_in_processes
 from leep.results import read_runs
-from leep.tasks import TRAINING, first_of_each_class, task_rng
+from leep.tasks import first_of_each_class
 
 # Five tasks of a second each; the test sets are large and hopeless, so that a bit that is different shows
 SMALL = (
@@ -108,7 +108,7 @@ def test_curves_begin_before_training_and_end_with_the_model(undisturbed, argume
     source = get_weights(load(work.source.model, 10, work.weights.path))
     net = build(work.source.model, 3, np.random.SeedSequence(0))
     for index in range(5):
-        task, rng = work.task(index), task_rng(0, index, TRAINING)
+        task, rng = work.task(index), work.training_rng(index)
         trainer = create_engine("gluon").trainer(net)
         trainer.load_state(fine_tune.initial_weights(source, trace(net), 3, rng))
         predicted = trainer.predict(work.prepare(work.data.test_images[task.test_rows])).argmax(1)

@@ -11,15 +11,12 @@ import pandas as pd
 import pytest
 from test_table1 import write_convergence, write_run
 
-from experiments import report
 from experiments.choices import choices
 from experiments.claims import CLAIMS, VERDICTS, Evidence, Finding, _zero
 from experiments.figures import NAMES
-from experiments.report import classes_of, render
+from experiments.report import render
 from experiments.table1 import build_table
-from leep.data.dataset import DataSet
 from leep.results import read_runs
-from leep.tasks import draw_task
 
 CHROMIUM = shutil.which("chromium")
 
@@ -86,39 +83,6 @@ def test_choices_are_the_configurations(monkeypatch):
     assert "224 pixels" in said["Input size for ImageNet models"]
     assert said["Momentum, weight decay"] == "0 and 0" and "250 context images" in said["Scores of Section 5.4"]
     assert "40 on FashionMNIST" in said["Epochs, small and balanced"]
-
-
-def test_classes_of_a_task_are_those_it_was_drawn_with(monkeypatch):
-    labels = np.repeat(np.arange(8), 3)
-    images = np.zeros((24, 2, 2, 3), np.uint8)
-    data = DataSet("made up", images, labels, images, labels, tuple("abcdefgh"))
-    monkeypatch.setattr(report, "_find_data", lambda name, sha256: data)
-    parameters = {"min_classes": 2, "max_classes": 8}
-    setting = {"experiment": "large_balanced", "seed": 3, "task": parameters, "target": {"name": "made up"}}
-    lengths = set()
-    for i in range(12):
-        drawn = ["abcdefgh"[c] for c in draw_task("large_balanced", i, 3, labels, labels, **parameters).classes]
-        said = classes_of(setting, i)
-        if "all but" in said:
-            drawn = [c for c in "abcdefgh" if c not in drawn] or ["none"]
-        assert said.removeprefix(": ").removeprefix("all but ").split(", ") == drawn
-        lengths.add("all but" in said)
-    assert lengths == {True, False}
-    monkeypatch.setattr(report, "_find_data", lambda name, sha256: None)
-    assert classes_of(setting, 0) == ""
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A report with three rows of Table 1 and Figure 1's panel (b)."""
-    root = tmp_path_factory.mktemp("results")
-    write_run(root, "large_balanced", target="cifar100", classes=(2, 5, 9), n=40)
-    write_run(root, "small_balanced", stand_in=["<sample>"])
-    write_run(root, "small_imbalanced", method="fine_tune")
-    call = {"tasks": 30, "seconds": 12.5, "workers": 2, "device": "cpu", "cpu": "Some CPU"}
-    (run,) = root.glob("small_imbalanced/*/*/*/fine_tune-paper")
-    (run / "times.jsonl").write_text(json.dumps(call) + "\n")
-    return render(root, read_runs(root))
 
 
 def test_page_holds_table_figures_claims_and_settings(page):

@@ -76,7 +76,7 @@ def test_there_is_one_task(count):
 
 def test_the_task_is_the_whole_data_set():
     train, test = np.array([5, 2, 9, 2]), np.array([9, 9, 5, 2])
-    task = draw_task("source_selection", 0, 3, train, test)
+    task = draw_task("source_selection", "cifar100", 0, 3, train, test)
     assert task.classes.tolist() == [2, 5, 9]
     assert (task.train_rows.tolist(), task.train_labels.tolist()) == ([0, 1, 2, 3], [1, 0, 2, 0])
     assert (task.test_rows.tolist(), task.test_labels.tolist()) == ([0, 1, 2, 3], [2, 2, 1, 0])

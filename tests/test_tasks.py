@@ -15,8 +15,8 @@ PARAMETERS = {
 }
 
 
-def draw(setting, index, seed=0, **changes):
-    return draw_task(setting, index, seed, TRAIN, TEST, **{**PARAMETERS[setting], **changes})
+def draw(setting, index, seed=0, target="cifar100", **changes):
+    return draw_task(setting, target, index, seed, TRAIN, TEST, **{**PARAMETERS[setting], **changes})
 
 
 @pytest.mark.parametrize("setting", PARAMETERS)
@@ -63,6 +63,18 @@ def test_task_depends_on_its_number_and_seed_alone(setting):
     np.testing.assert_array_equal(alone.classes, again.classes)
     assert not np.array_equal(alone.train_rows, draw(setting, 6).train_rows)
     assert not np.array_equal(alone.train_rows, draw(setting, 5, seed=1).train_rows)
+    assert not np.array_equal(alone.train_rows, draw(setting, 5, target="fashion_mnist").train_rows)
+
+
+def test_experiments_draw_independently():
+    """Sections 5.2 and 5.4 both draw five classes: the tasks of one number must not share them beyond chance."""
+    same = []
+    for i in range(100):
+        balanced = draw("small_balanced", i)
+        labels = RNG.permutation(np.repeat(np.arange(20), 100))
+        meta = draw_task("meta_transfer", "cifar100", i, 0, labels, labels, n_classes=5, per_class=50)
+        same.append(np.array_equal(balanced.classes, meta.classes))
+    assert sum(same) <= 1  # 15,504 sets of classes
 
 
 def test_drawn_tasks_stay_what_they_are():
@@ -72,7 +84,7 @@ def test_drawn_tasks_stay_what_they_are():
     assert len(draw("large_balanced", 0).classes) == PINNED["large"]
 
 
-PINNED = {"balanced": [0, 9, 16, 17, 18], "imbalanced": [14, 16, 18, 23, 34], "large": 2}
+PINNED = {"balanced": [9, 11, 13, 17, 19], "imbalanced": [28, 30, 43, 67, 120], "large": 3}
 
 
 def test_too_many_classes_or_examples():
@@ -84,5 +96,5 @@ def test_too_many_classes_or_examples():
 
 def test_classes_absent_from_the_training_data_are_never_drawn():
     labels = np.repeat([2, 5, 9], 10)
-    task = draw_task("small_balanced", 0, 0, labels, labels, n_classes=3, per_class=4)
+    task = draw_task("small_balanced", "cifar100", 0, 0, labels, labels, n_classes=3, per_class=4)
     assert task.classes.tolist() == [2, 5, 9]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
-from threading import Lock
+from threading import Lock, local
 
 import numpy as np
 
@@ -178,22 +176,17 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
     sums, of_class = np.zeros((len(groups.classes), d)), np.empty((len(parts[0]), packed))
     of_task = np.empty((len(blocks[0]), packed))  # made once: fresh memory costs as much as the product
     columns = [slice(i, i + COLUMNS) for i in range(0, packed, COLUMNS)]
-    spare = SimpleQueue()  # matrices that no thread works on
+    mine = local()
 
-    @contextmanager
-    def matrix() -> Iterator[np.ndarray]:
-        lower = spare.get()
-        try:
-            yield lower
-        finally:
-            spare.put(lower)
+    def start_thread() -> None:
+        np.seterr(all="ignore")
+        mine.lower = np.empty((d, d), order="F")
 
     def add_class(k: int, gram: np.ndarray) -> None:
         x = np.ascontiguousarray(features[groups.rows(k)][:, varies] - center) / scale
         sums[k] = x.sum(axis=0)
-        with matrix() as lower:
-            _lapack.gram(x.T, lower)
-            pack(lower, gram)
+        _lapack.gram(x.T, mine.lower)
+        pack(mine.lower, gram)
 
     def add(chosen: np.ndarray, grams: np.ndarray, totals: np.ndarray, part: int, some: slice) -> None:
         if part:
@@ -202,15 +195,11 @@ def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> n
             np.matmul(chosen, grams[:, some], out=totals[:, some])
 
     def score(t: int, gram: np.ndarray) -> None:
-        with matrix() as lower:
-            scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], lower)
+        scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], mine.lower)
 
     workers = max((found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"), default=1)
     workers = min(workers, max(1, ENTRIES // (8 * d**2)))
-    for _ in range(workers):
-        spare.put(np.empty((d, d), order="F"))
-    ignoring = {"initializer": np.seterr, "initargs": ("ignore",)}
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, **ignoring) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, initializer=start_thread) as pool:
         for block in blocks:
             for part, classes in enumerate(parts):
                 if held != part:

@@ -13,6 +13,7 @@ from pathlib import Path
 from leep.files import NOT_SHARED, file_digest, short, utf8
 
 BUNDLED = Path(__file__).parent / "weights"
+ORIGINS = BUNDLED / "origins.csv"  # of files that are not bundled, but known by their SHA-256
 CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
 
 
@@ -45,8 +46,9 @@ def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights
     weights : str or sequence of str
         `bundled` (comes with the package, SHA-256 checked), `gluon` (Gluon's store, SHA-1 checked),
         `pip:<package>` (an installed package that holds one PyTorch checkpoint), or the path of a `.params` file or of
-        a PyTorch checkpoint. A file whose SHA-256 is known, or whose name ends in its first eight digits as PyTorch's
-        do, is checked.
+        a PyTorch checkpoint. A bare file name is also looked for in `$MXNET_HOME/models` and
+        `$MXNET_HOME/shared-weights`. A file whose SHA-256 is known, or whose name ends in its first eight digits as
+        PyTorch's do, is checked.
 
     Raises
     ------
@@ -72,13 +74,34 @@ def _find(name: str, model: str, place: str) -> Weights:
         return _find_gluon(model)
     if place.startswith("pip:"):
         return _find_installed(name, place.removeprefix("pip:"))
-    path = Path(place).expanduser()
+    path = _find_file(place)
     if not path.is_file():
         raise WeightsMissing(
             f"weights of {name}: {short(path)} does not exist; "
             f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
         )
-    return Weights(path, _check_sha256(path), utf8(Path(path.name)))
+    sha256 = _check_sha256(path)
+    return Weights(path, sha256, _known_origins().get(sha256, utf8(Path(path.name))))
+
+
+def _find_file(place: str) -> Path:
+    """A path as it is given; a bare file name is also looked for in `$MXNET_HOME/models` and `…/shared-weights`."""
+    path = Path(place).expanduser()
+    if path.is_file() or path.name != place:
+        return path
+    found = [f for f in (mxnet_home() / folder / place for folder in ("models", "shared-weights")) if f.is_file()]
+    return found[0] if found else path
+
+
+def mxnet_home() -> Path:
+    """MXNet's folder of data sets and models: `$MXNET_HOME`, or `~/.mxnet`."""
+    return Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
+
+
+def _known_origins() -> dict[str, str]:
+    """What files are whose bytes are known, by their SHA-256: a file's own name says little."""
+    lines = ORIGINS.read_text("utf-8").splitlines()[1:]
+    return dict(line.split(",", 1) for line in lines)
 
 
 def check_weights(weights: Weights) -> Path:
@@ -148,7 +171,7 @@ def _find_gluon(model: str) -> Weights:
         sha1 = gluon_sha1(model)
     except WeightsError as error:
         raise WeightsMissing(str(error)) from None
-    folder = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser() / "models"
+    folder = mxnet_home() / "models"
     path = folder / f"{model}-{sha1[:8]}.params"
     if not path.is_file():
         raise WeightsMissing(
