@@ -34,8 +34,10 @@ class TorchEngine:
         self.device = torch.device(device)
 
     def tensors(self, net) -> dict[str, torch.Tensor]:
-        """The network's weights on the device, by structural name."""
-        return {k: torch.from_numpy(v.copy()).to(self.device) for k, v in get_weights(net).items()}
+        """The network's weights on the device, by structural name; those of convolutions lie channels last."""
+        layout = {4: torch.channels_last}
+        weights = {k: torch.from_numpy(v.copy()).to(self.device) for k, v in get_weights(net).items()}
+        return {k: w.contiguous(memory_format=layout.get(w.ndim, torch.contiguous_format)) for k, w in weights.items()}
 
     def images(self, images: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
@@ -102,9 +104,12 @@ class TorchTrainer:
         with torch.no_grad():
             if self._weight_decay:
                 gradients = torch._foreach_add(gradients, self._weights, alpha=self._weight_decay)
-            torch._foreach_mul_(self._momenta, self._momentum)
-            torch._foreach_add_(self._momenta, gradients, alpha=-learning_rate)
-            torch._foreach_add_(self._weights, self._momenta)
+            if self._momentum:
+                torch._foreach_mul_(self._momenta, self._momentum)
+                torch._foreach_add_(self._momenta, gradients, alpha=-learning_rate)
+                torch._foreach_add_(self._weights, self._momenta)
+            else:
+                torch._foreach_add_(self._weights, gradients, alpha=-learning_rate)
         self._losses.append(loss.detach())
 
     def take_loss(self) -> float:
