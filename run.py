@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.terminal import print_in_any_locale
 
-NOTHING_COULD_RUN = 3  # exit status: data or weights of every setting are missing
+NOTHING_COULD_RUN = 3  # exit status: data or weights of everything are missing
 INTERRUPTED = 130  # exit status: Ctrl-C
 CONF = Path(__file__).parent / "conf"
 statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the others
@@ -20,28 +20,45 @@ statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Hand the composed configuration to the runner; what the user can mend is one message, no traceback."""
-    from experiments.check import UserError
-    from experiments.comparison import SETTING, compare
-    from experiments.plan import print_plan
-    from experiments.transfer import run
-    from experiments.work import NothingToRun
-    from leep.results import ResultsError
+    from leep.errors import LeepError, Missing
 
     try:
-        if cfg.experiment == SETTING:
-            compare(cfg, list(HydraConfig.get().overrides.task))
-        elif cfg.plan:
-            print_plan([cfg])
-        else:
-            run(cfg)
+        _run(cfg)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one
         said = f"what is finished is in {cfg.paths.results}, the same command goes on from there"
         print(f"\nrun.py: interrupted; {said}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (UserError, ResultsError, OSError) as error:
+    except (LeepError, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
-        statuses.append(NOTHING_COULD_RUN if isinstance(error, NothingToRun) else 2)
+        statuses.append(NOTHING_COULD_RUN if isinstance(error, Missing) else 2)
+
+
+def _run(cfg: DictConfig) -> None:
+    """Run, or plan, the experiment of a configuration, or all of Section 5.6."""
+    from experiments.config.resolve import resolve
+
+    whole = cfg.experiment == "measure_comparison"
+    if whole:
+        from experiments.comparison import compare, compose_all
+
+        configs = compose_all(cfg, list(HydraConfig.get().overrides.task))
+    else:
+        configs = [resolve(cfg)]
+    if cfg.plan:
+        from experiments.estimating.plan import print_plan
+
+        print_plan(configs)
+    elif whole:
+        compare(configs)
+    else:
+        from experiments.running.runner import run
+
+        run(configs[0])
+        if configs[0].experiment.whole_data_set:
+            from experiments.reporting.selection import print_selection
+
+            print_selection(configs[0].results, configs[0].seed)
 
 
 def check_names(arguments: list[str]) -> None:

@@ -7,22 +7,18 @@ import sys
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
 
-from experiments import table1
-from experiments.check import UserError, check_config
+from experiments.config.resolve import resolve
+from experiments.config.values import RunConfig
 from experiments.executor import open_executor
-from experiments.plan import print_plan
-from experiments.transfer import run
-from experiments.work import NothingToRun, results_folder
+from experiments.reporting import table1
+from experiments.running.runner import run
+from leep.errors import Invalid, LeepError, Missing
 from leep.results import read_runs
-from leep.tasks import DRAW
-
-SETTING = "measure_comparison"
+from leep.tasks import EXPERIMENTS
 
 
-def compare(cfg: DictConfig, overrides: list[str]) -> None:
-    """Run every experiment of `cfg.experiments` and write Table 1; one that cannot run does not stop the others.
-
-    With `plan`, print what all of it would cost.
+def compose_all(cfg: DictConfig, overrides: list[str]) -> list[RunConfig]:
+    """The configurations of `cfg.experiments`, each checked before any work.
 
     Parameters
     ----------
@@ -32,35 +28,41 @@ def compare(cfg: DictConfig, overrides: list[str]) -> None:
 
     Raises
     ------
-    UserError
-        If a configuration is wrong, before any work; after all others have run, if one was stopped by an error.
-    NothingToRun
-        If data or weights of all of them are missing.
+    Invalid
+        If a configuration is wrong.
     """
-    if not isinstance(cfg.experiments, ListConfig) or not cfg.experiments or not {*cfg.experiments} <= {*DRAW}:
-        raise UserError(f"experiments must be a list of {', '.join(DRAW)}, got {cfg.experiments}")
+    is_list = isinstance(cfg.experiments, ListConfig) and cfg.experiments
+    if not is_list or not {*cfg.experiments} <= {*EXPERIMENTS}:
+        raise Invalid(f"experiments must be a list of {', '.join(EXPERIMENTS)}, got {cfg.experiments}")
     given = [o for o in overrides if o.partition("=")[0] not in ("experiment", "experiments")]
-    composed = [compose("config", [f"experiment={name}", *given]) for name in cfg.experiments]
-    for one in composed:
-        check_config(one)
-    if cfg.plan:
-        print_plan(composed)
-        return
-    stopped = {}
-    with open_executor(cfg) as executor:
-        for one in composed:
-            print(f"\n{one.experiment}")
+    return [resolve(compose("config", [f"experiment={name}", *given])) for name in cfg.experiments]
+
+
+def compare(configs: list[RunConfig]) -> None:
+    """Run experiments one after the other and write Table 1; one that cannot run does not stop the others.
+
+    Raises
+    ------
+    Missing
+        If data or weights of all of them are missing.
+    Invalid
+        After all others have run, if one was stopped by an error.
+    """
+    stopped: dict[str, LeepError] = {}
+    with open_executor(configs[0]) as map_items:
+        for config in configs:
+            print(f"\n{config.experiment.name}")
             try:
-                run(one, executor)
-            except UserError as error:
+                run(config, map_items)
+            except LeepError as error:
                 print(f"run.py: {error}", file=sys.stderr)
-                stopped[one.experiment] = error
-    results = results_folder(cfg)
+                stopped[config.experiment.name] = error
+    results = configs[0].results
     results.mkdir(parents=True, exist_ok=True)
     print()
-    table1.write(results, read_runs(results), cfg.seed)
-    lacking = [name for name, error in stopped.items() if isinstance(error, NothingToRun)]
-    if len(lacking) == len(composed):
-        raise NothingToRun("data or weights of all experiments are missing, as said above")
+    table1.write(results, read_runs(results), configs[0].seed)
+    lacking = [name for name, error in stopped.items() if isinstance(error, Missing)]
+    if len(lacking) == len(configs):
+        raise Missing("data or weights of all experiments are missing, as said above")
     if failed := [name for name in stopped if name not in lacking]:
-        raise UserError(f"{', '.join(failed)} stopped by an error, as said above; the others have run")
+        raise Invalid(f"{', '.join(failed)} stopped by an error, as said above; the others have run")

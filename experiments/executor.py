@@ -76,7 +76,7 @@ def slurm_options(cfg: DictConfig) -> dict:
 
 def n_workers(cfg: DictConfig) -> int | None:
     """Worker processes of this machine; None where a cluster is elsewhere and has as many as it has."""
-    if cfg.executor.name == "slurm" or cfg.executor.get("address"):
+    if cfg.executor.name == "slurm" or cfg.executor.address:
         return None
     if cfg.executor.workers:
         return cfg.executor.workers

@@ -280,7 +280,7 @@ def _make_tasks(draw, counts, count, measures, n_features, n_classes, batch, wor
         trained = train_head(
             features[task.train_rows], task.train_labels, n, np.random.default_rng(0), epochs=1, batch_size=batch
         )
-        evaluate(trained.predict(test_features[task.test_rows]), task.test_labels, n, task.smaller_class)
+        evaluate(trained.predict(test_features[task.test_rows]), task.test_labels, n, task.minority_class)
         return len(task.train_rows) * -(-n // 16), len(task.train_rows)
 
     def example(n: int) -> float:

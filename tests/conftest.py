@@ -16,6 +16,24 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers, one thread each
 
 
+def composed(*overrides: str):
+    """What Hydra composes."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def resolved(*overrides: str):
+    """The typed configuration of a run."""
+    from hydra import compose, initialize_config_dir
+
+    from experiments.config.resolve import resolve
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return resolve(compose("config", list(overrides)))
+
+
 def write_cifar100(folder: Path, n_classes: int, n_train: int, n_test: int, seed: int = 0) -> None:
     """Images of noise around a colour of their class, `n_train` and `n_test` a class."""
     rng = np.random.default_rng(seed)

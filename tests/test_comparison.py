@@ -2,21 +2,18 @@
 
 import pandas as pd
 import pytest
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
+from conftest import composed, resolved
 
-from experiments.check import check_config
 from experiments.table1 import paper_rows
 from leep.results import read_runs
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_it_collects_every_setting_of_table_1(scale):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", ["experiment=measure_comparison", f"scale={scale}"])
-        assert {*cfg.experiments} == {*paper_rows().setting}
-        for name in cfg.experiments:
-            check_config(compose("config", [f"experiment={name}", f"scale={scale}"]))
+    cfg = composed("experiment=measure_comparison", f"scale={scale}")
+    assert {*cfg.experiments} == {*paper_rows().setting}
+    for name in cfg.experiments:
+        assert resolved(f"experiment={name}", f"scale={scale}").experiment.name == name
 
 
 def test_one_that_cannot_run_does_not_stop_the_others(run_experiment, tmp_path):

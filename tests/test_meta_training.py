@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.cnaps import adapt, find_cnaps
 from experiments.table1 import build_table
 from leep.data import load_data
 from leep.engines import create_engine
 from leep.results import read_runs
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
-from leep.tasks import Task, check_data, draw_meta_transfer
+from leep.tasks import EXPERIMENTS, Task, draw_meta_transfer
+from leep.transfer.cnaps import CnapsMethod
 from leep.transfer.cnaps.adaptation import find_adaptation, save_adaptation
 from leep.transfer.cnaps.episodes import draw_episode, draw_shots
 from leep.transfer.cnaps.meta_training import Pool, meta_train, one_hot, validate
+from leep.transfer.method import Budget
 from scripts.train_cnaps import load_pool
 
 PREPARE = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
@@ -442,11 +443,11 @@ def test_tasks_of_different_examples_are_refused():
 
 def test_tasks_that_the_data_cannot_give_are_refused():
     labels, sizes = np.repeat(np.arange(6), 51), {"n_classes": 5, "per_class": 50}
-    check_data("meta_transfer", labels, **sizes)
+    EXPERIMENTS["meta_transfer"].check(labels, **sizes)
     with pytest.raises(ValueError, match="take up to 51 training examples of a class, one class has 50"):
-        check_data("meta_transfer", labels[:-1], **sizes)  # one at least is for the test
+        EXPERIMENTS["meta_transfer"].check(labels[:-1], **sizes)  # one at least is for the test
     with pytest.raises(ValueError, match="up to 5 classes, the data set has 4"):
-        check_data("meta_transfer", labels[: 4 * 51], **sizes)
+        EXPERIMENTS["meta_transfer"].check(labels[: 4 * 51], **sizes)
     with pytest.raises(ValueError, match=r"class \d must have at least 52 training examples, it has 51"):
         draw_meta_transfer(labels, labels, draw(), n_classes=5, per_class=52)
 
@@ -561,20 +562,17 @@ def test_no_damaged_byte_is_more_than_a_weights_error(saved):
         assert found.card == CARD and all((v == arrays[n]).all() for n, v in found.arrays.items() if n in arrays)
 
 
-def make_work(class_names, card=None, arrays=None, path=None):
-    """What `experiments.cnaps` needs of a `Work`."""
+def make_pair(class_names, path=None):
+    """What method `cnaps` needs of a source and a target."""
     source = {"model": "cifar_resnet20_v1", "n_classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
     labels, colours = np.repeat([0, 1, 2, 3, 4] * 2, [2] * 5 + [4, 3, 2, 1, 0]), draw(3).integers(0, 256, (5, 1, 1, 3))
     images = (0.7 * colours[labels] + draw().integers(0, 70, (20, 32, 32, 3))).astype(np.uint8)
-    data = SimpleNamespace(class_names=class_names, train_images=images, test_images=images)
+    data = SimpleNamespace(name="cifar100", class_names=class_names, train_images=images, test_images=images)
     task = Task(np.arange(5), np.arange(10), labels[:10], np.arange(10, 20), labels[10:])
     return SimpleNamespace(
-        source_name="cifar10_resnet20",
-        target_name="cifar100",
         weights=weights_of(path=path),
-        cfg=OmegaConf.create({"method": {"cnaps": {"weights": str(path)}}}),
         data=data,
-        source=SimpleNamespace(**source),
+        source=SimpleNamespace(name="cifar10_resnet20", **source),
         engine={"name": "gluon", "threads": 1},
         task=lambda index: task,
     )
@@ -592,30 +590,33 @@ def make_work(class_names, card=None, arrays=None, path=None):
 def test_a_target_that_shares_classes_with_meta_training_is_refused(saved, names, shared):
     message = f"cifar100 shares classes with the meta-training of CNAPs for cifar10_resnet20: {shared};"
     with pytest.raises(WeightsError, match=message):
-        find_cnaps(make_work(names, path=saved[0]))
+        CnapsMethod(str(saved[0])).bind(make_pair(names, path=saved[0]))
 
 
 def test_a_target_of_other_classes_is_accepted(saved):
-    assert find_cnaps(make_work(("apple", "bee", "fish", "coats"), path=saved[0])).card == CARD
+    pair = make_pair(("apple", "bee", "fish", "coats"), path=saved[0])
+    assert CnapsMethod(str(saved[0])).bind(pair).adaptation.card == CARD
 
 
 def adapted(random_weights, change=lambda arrays: None, **card):
-    """Metrics by `adapt`, with networks that `change` has changed."""
+    """Metrics of method `cnaps`, with networks that `change` has changed."""
     learner = make_learner(random_weights)
     arrays = {k: v for k, v in learner.state().items() if ":" not in k and k != "steps"}
     change(arrays)
-    work = make_work((), path=random_weights)
-    return list(adapt(work, SimpleNamespace(arrays=arrays, card={**CARD, **card}), [0, 3]))
+    method = CnapsMethod()
+    object.__setattr__(method, "adaptation", SimpleNamespace(arrays=arrays, card={**CARD, **card}))
+    transfer = method.prepare(make_pair((), path=random_weights), Budget(), None)
+    return [transfer(index, None)[0] for index in (0, 3)]
 
 
 def test_adapting_gives_the_accuracy_of_the_learners_predictions(random_weights):
     """With networks that spoil what would be right."""
-    name, work, learner = "classifier.weight.4.weight", make_work((), path=random_weights), make_learner(random_weights)
+    name, pair, learner = "classifier.weight.4.weight", make_pair((), path=random_weights), make_learner(random_weights)
 
     def spoil(arrays):
         arrays[name] = -100 * arrays[name]
 
-    task, images = work.task(0), PREPARE(work.data.train_images)
+    task, images = pair.task(0), PREPARE(pair.data.train_images)
     accuracies = []
     for change in (lambda arrays: None, spoil):
         state = learner.state()
@@ -625,9 +626,7 @@ def test_adapting_gives_the_accuracy_of_the_learners_predictions(random_weights)
         accuracies.append(np.mean(logits.argmax(1) == task.test_labels))
     assert accuracies[0] != accuracies[1]
     found = adapted(random_weights, spoil)
-    assert [index for index, _ in found] == [0, 3]
-    assert all(metrics["test_accuracy"] == pytest.approx(accuracies[1]) for _, metrics in found)
-    assert list(adapt(work, None, [])) == []
+    assert [metrics["test_accuracy"] for metrics in found] == pytest.approx([accuracies[1]] * 2)
 
 
 def test_networks_that_lack_weights_are_refused(random_weights):

@@ -11,20 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from test_experiments import composed, csvs
+from conftest import resolved
+from test_experiments import csvs
 from test_parallel import alive, children, wait_until
 
-from experiments import networks
-from experiments.check import UserError, check_config
-from experiments.protocol import paper_protocol
-from experiments.transfer import run
-from experiments.work import find_work
+from experiments.running import runner
+from experiments.running.pair import find_pairs
 from leep.data.shared import share
+from leep.errors import Invalid
 from leep.parallel import Failed, run_in_processes
 from leep.results import read_runs
 from leep.tasks import first_of_each_class
+from leep.transfer.method import Budget
 
 # Five tasks of a second each; the test sets are large and hopeless, so that a bit that is different shows
 SMALL = (
@@ -70,12 +68,10 @@ def only(results: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path, float_precision="round_trip")
 
 
-def make_work(overrides):
+def make_pair(overrides):
     """What a runner hands to its workers."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", list(overrides))
-        (work,) = find_work(cfg, paper_protocol(cfg))
-    return work
+    (pair,) = find_pairs(resolved(*overrides))
+    return pair
 
 
 # What is written
@@ -104,14 +100,14 @@ def test_curves_begin_before_training_and_end_with_the_model(undisturbed, argume
     from leep.sources.zoo import build, load
     from leep.transfer import fine_tune
 
-    work = make_work(arguments("small_balanced", *FINE_TUNE))
-    source = get_weights(load(work.source.model, 10, work.weights.path))
-    net = build(work.source.model, 3, np.random.SeedSequence(0))
+    pair = make_pair(arguments("small_balanced", *FINE_TUNE))
+    source = get_weights(load(pair.source.model, 10, pair.weights.path))
+    net = build(pair.source.model, 3, np.random.SeedSequence(0))
     for index in range(5):
-        task, rng = work.task(index), work.training_rng(index)
+        task, rng = pair.task(index), pair.training_rng(index)
         trainer = create_engine("gluon").trainer(net)
         trainer.load_state(fine_tune.initial_weights(source, trace(net), 3, rng))
-        predicted = trainer.predict(work.prepare(work.data.test_images[task.test_rows])).argmax(1)
+        predicted = trainer.predict(pair.preprocessing(pair.data.test_images[task.test_rows])).argmax(1)
         assert np.mean(predicted == task.test_labels) == curves.test_accuracy[4 * index]
 
 
@@ -260,12 +256,11 @@ def run_with(monkeypatch, overrides, failing):
             done = {"test_accuracy": i / 8, "test_f1_macro": 0.5}, [(0, 0.125), (1, i / 8)]
             yield i, Failed(f"reason {i}") if i in failing else done
 
-    monkeypatch.setattr(networks, "run_in_processes", workers)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        try:
-            run(compose("config", overrides))
-        except UserError as error:
-            return asked, str(error)
+    monkeypatch.setattr(runner, "run_in_processes", workers)
+    try:
+        runner.run(resolved(*overrides))
+    except Invalid as error:
+        return asked, str(error)
     return asked, None
 
 
@@ -294,7 +289,7 @@ def test_when_all_tasks_fail_they_are_named_too(arguments, monkeypatch):
 
 def make_dying(first: Path, *args):
     """The worker's own function; a checkpoint after every step, and death in the middle of the first attempt."""
-    train = networks._make(*args)
+    train = runner._start_worker(*args)
     import itertools
     from types import SimpleNamespace
 
@@ -316,15 +311,16 @@ def make_dying(first: Path, *args):
     return dying
 
 
-def arguments_of_make(work, shared, checkpoints, epochs, eval_every):
-    setting = {**work.cfg.method.fine_tune, "epochs": epochs, "eval_every": eval_every}
-    light, path = share(work.data, shared)
-    return replace(work, paper=None, data=light), path, "fine_tune", setting, checkpoints
+def worker_arguments(pair, shared, checkpoints, **budget):
+    metadata, arrays = share(pair.data, shared)
+    (method,) = pair.methods
+    return replace(pair, data=metadata), arrays, method, Budget(**budget), checkpoints
 
 
 @pytest.mark.slow
 def test_a_second_attempt_goes_on_from_the_checkpoint(undisturbed, arguments, tmp_path):
-    args = arguments_of_make(make_work(arguments("small_balanced", *FINE_TUNE)), tmp_path, tmp_path / "states", 3, 5)
+    pair = make_pair(arguments("small_balanced", *FINE_TUNE))
+    args = worker_arguments(pair, tmp_path, tmp_path / "states", epochs=3, eval_every=5)
     retries, amounts = [], []
     ((_, result),) = run_in_processes(
         *(make_dying, (tmp_path / "died", *args), [2], 1),
@@ -341,7 +337,7 @@ def test_a_second_attempt_goes_on_from_the_checkpoint(undisturbed, arguments, tm
 
 def make_measured(*args):
     """The worker's own function, and then how many bytes of memory the worker holds."""
-    train = networks._make(*args)
+    train = runner._start_worker(*args)
 
     def measured(index, report):
         train(index, report)
@@ -352,7 +348,8 @@ def make_measured(*args):
 
 @pytest.mark.slow
 def test_a_worker_does_not_grow(arguments, tmp_path):
-    args = arguments_of_make(make_work(arguments("small_balanced", *FINE_TUNE)), tmp_path, tmp_path / "states", 1, 1)
+    pair = make_pair(arguments("small_balanced", *FINE_TUNE))
+    args = worker_arguments(pair, tmp_path, tmp_path / "states", epochs=1, eval_every=1)
     sizes = dict(run_in_processes(make_measured, args, range(20), 1))
     assert max(sizes[i] for i in range(5, 20)) < 1.1 * sizes[4], sizes
 
@@ -383,11 +380,15 @@ def test_a_worker_does_not_grow(arguments, tmp_path):
     ],
 )
 def test_impossible_values_fail_before_any_work(override, message):
-    with pytest.raises(UserError, match=message):
-        check_config(composed("experiment=convergence", override))
+    with pytest.raises(Invalid, match=message):
+        resolved("experiment=convergence", override)
 
 
 def test_values_that_are_possible():
-    check_config(composed("experiment=convergence", "+eval_every.from_scratch=5"))
-    check_config(composed("experiment=convergence", "method.fine_tune.freeze_extractor=true"))
-    check_config(composed("experiment=convergence", "+epochs_of.cifar100.from_scratch=1"))
+    def budget(override):
+        return resolved("experiment=convergence", "scale=paper", override).budgets["from_scratch", "cifar100"]
+
+    assert budget("+eval_every.from_scratch=5").eval_every == 5
+    assert budget("+epochs_of.cifar100.from_scratch=1").epochs == 1
+    fine_tune = resolved("experiment=convergence", "method.fine_tune.freeze_extractor=true").methods[0]
+    assert fine_tune.freeze_extractor

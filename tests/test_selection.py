@@ -280,14 +280,14 @@ def test_limit_takes_the_first_of_each_class():
         train_labels=np.array([1, 0, 0, 1, 0, 1, 1]),
         test_rows=np.array([0, 1, 6, 9]),
         test_labels=np.array([1, 1, 1, 0]),
-        smaller_class=0,
+        minority_class=0,
         whole_classes=True,
     )
     for n in (3, 4):  # two a class: rounded up
         small = limit(task, n)
         assert (small.train_rows.tolist(), small.train_labels.tolist()) == ([2, 4, 5, 7], [1, 0, 0, 1])
         assert (small.test_rows.tolist(), small.test_labels.tolist()) == ([0, 1, 9], [1, 1, 0])
-        assert small.smaller_class == 0 and not small.whole_classes and small.classes is task.classes
+        assert small.minority_class == 0 and not small.whole_classes and small.classes is task.classes
     assert limit(task, 100).train_rows.tolist() == task.train_rows.tolist()
 
 

@@ -50,7 +50,7 @@ def test_small_imbalanced_has_one_class_five_times_larger():
     smaller = [np.bincount(t.train_labels)[0] for t in tasks]
     assert set(smaller) == set(range(30, 61))
     assert all(np.bincount(t.train_labels)[1] == 5 * s for t, s in zip(tasks, smaller))
-    assert all(t.smaller_class == 0 for t in tasks)
+    assert all(t.minority_class == 0 for t in tasks)
     assert len({tuple(t.classes) for t in tasks}) > 200  # ordered pairs: either class may be the smaller one
 
 

@@ -15,20 +15,26 @@ import numpy as np
 
 from leep.measures._check import check_labels
 from leep.measures._classes import memberships
+from leep.plugins import is_outside, load_object
 
 VOCABULARY = ("source_probs", "source_labels", "features", "target_labels")
 MEASURES = tuple(sorted(file.name for file in pkgutil.iter_modules(__path__) if not file.name.startswith("_")))
 
 
 def get_measure(name: str) -> Callable[..., float]:
-    """The function of a measure, such as `leep_score` for `"leep"`.
+    """The function of a measure, such as `leep_score` for `"leep"`, or one from outside the package, `module:function`.
 
     Raises
     ------
     ValueError
         If there is no such measure; names the choices.
     """
-    return _module(name).score
+    return load_object(name) if is_outside(name) else _module(name).score
+
+
+def check_measure(name: str) -> None:
+    """Raise `ValueError` if there is no such measure, or it takes arguments that are not in the vocabulary."""
+    measure_arguments(name)
 
 
 def measure_arguments(name: str) -> tuple[str, ...]:
@@ -79,7 +85,7 @@ def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequen
         As `score_task`, and if a task is empty, repeats a class or takes one that does not occur.
     """
     picked = _pick(name, arrays)
-    batched = getattr(_module(name), "score_class_tasks", None)
+    batched = None if is_outside(name) else getattr(_module(name), "score_class_tasks", None)
     if batched is not None:
         return batched(**picked, tasks=tasks)
     labels = check_labels("target_labels", arrays["target_labels"])
@@ -90,7 +96,7 @@ def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequen
 
 def _module(name: str):
     if name not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {name!r}")
+        raise ValueError(f"measures must be among {', '.join(MEASURES)} or module:function, got {name!r}")
     return import_module(f"{__name__}.{name}")
 
 

@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from leep.engines.graph import Graph
+from leep.transfer.method import Pair
+from leep.transfer.network import NetworkMethod
 from leep.transfer.retrain_head import initial_head
-from leep.transfer.training import train_network
+
+if TYPE_CHECKING:
+    from leep.engines.graph import Graph
 
 
-def fine_tune(
-    trainer,
-    source: Mapping[str, np.ndarray],
-    images: np.ndarray,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    rng: np.random.Generator,
-    **options,
-) -> list[tuple[int, float]]:
-    """Fine-tune a source model on a target task; the trainer holds the trained weights afterwards.
+@dataclass(frozen=True)
+class FineTune(NetworkMethod):
+    """Fine-tune (Section 5.1): SGD on the cross-entropy over all weights, batch norm in training mode."""
 
-    Parameters
-    ----------
-    trainer : GluonTrainer or TorchTrainer
-        Of a network of the source's architecture with the target's number of classes.
-    source : mapping of str to float32 array
-        Weights and running statistics of the source model by structural name.
-    images, rows, labels, **options
-        As `train_network`.
-    rng : numpy.random.Generator
-        Source of the new head, then of the orders.
+    name: ClassVar[str] = "fine_tune"
+    label: ClassVar[str] = "Fine-tune"
+    style: ClassVar[dict[str, str]] = {"color": "#D55E00", "marker": "^", "hatch": "//"}
 
-    Returns
-    -------
-    curve : list of (epoch, test accuracy)
+    freeze_extractor: bool = False
 
-    Raises
-    ------
-    ValueError, FloatingPointError
-        As `train_network`.
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.freeze_extractor, bool):
+            raise ValueError(f"freeze_extractor must be true or false, got {self.freeze_extractor!r}")
 
-    References
-    ----------
-    Nguyen et al., ICML 2020, Sections 2 and 5.1.
-    """
-    start = initial_weights(source, trainer.graph, trainer.graph.n_classes, rng)
-    return train_network(trainer, start, images, rows, labels, rng, **options)
+    def trainer_options(self) -> dict:
+        """Arguments of the engine's `trainer`."""
+        return {**super().trainer_options(), "freeze_extractor": self.freeze_extractor}
+
+    def start_weights(self, pair: Pair) -> Callable:
+        """The source model's weights with a new head for each task."""
+        from leep.engines.graph import get_weights
+        from leep.sources.weights import check_weights
+        from leep.sources.zoo import load
+
+        source = get_weights(load(pair.source.model, pair.source.n_classes, check_weights(pair.weights)))
+        return lambda graph, rng: initial_weights(source, graph, graph.n_classes, rng)
 
 
 def initial_weights(

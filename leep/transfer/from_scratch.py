@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
-from leep.engines.graph import get_weights
-from leep.sources.zoo import build
-from leep.transfer.training import train_network
+from leep.transfer.method import Pair
+from leep.transfer.network import NetworkMethod
 
 
-def train_from_scratch(
-    trainer,
-    model: str,
-    images: np.ndarray,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    rng: np.random.Generator,
-    **options,
-) -> list[tuple[int, float]]:
-    """Train a reference model on a target task; the trainer holds the trained weights afterwards.
+@dataclass(frozen=True)
+class FromScratch(NetworkMethod):
+    """Train from scratch (Section 5.5): the source model's architecture from fresh weights."""
 
-    Parameters
-    ----------
-    trainer : GluonTrainer or TorchTrainer
-        Of a network `model` with the target's number of classes.
-    model : str
-        Name in GluonCV's zoo.
-    images, rows, labels, **options
-        As `train_network`.
-    rng : numpy.random.Generator
-        Source of the fresh weights, then of the orders.
+    name: ClassVar[str] = "from_scratch"
+    label: ClassVar[str] = "From scratch"
+    style: ClassVar[dict[str, str]] = {"color": "#999999", "marker": "v", "hatch": "xx"}
 
-    Returns
-    -------
-    curve : list of (epoch, test accuracy)
-
-    Raises
-    ------
-    ValueError, FloatingPointError
-        As `train_network`; `ValueError` too if the zoo has no such model.
-
-    References
-    ----------
-    Nguyen et al., ICML 2020, Section 5.5.
-    """
-    start = initial_weights(model, trainer.graph.n_classes, rng)
-    return train_network(trainer, start, images, rows, labels, rng, **options)
+    def start_weights(self, pair: Pair) -> Callable:
+        """Fresh weights for each task."""
+        return lambda graph, rng: initial_weights(pair.source.model, graph.n_classes, rng)
 
 
 def initial_weights(model: str, n_classes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Fresh weights of a network of the zoo, Xavier uniform, float32 by structural name; `rng` gives the seed."""
+    from leep.engines.graph import get_weights
+    from leep.sources.zoo import build
+
     return get_weights(build(model, n_classes, np.random.SeedSequence(int(rng.integers(2**63)))))

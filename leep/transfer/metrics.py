@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def evaluate(predicted: np.ndarray, labels: np.ndarray, n_classes: int, smaller_class: int | None = None) -> dict:
+def evaluate(predicted: np.ndarray, labels: np.ndarray, n_classes: int, minority_class: int | None = None) -> dict:
     """Test accuracy and F1 scores of predicted classes.
 
     Parameters
@@ -16,14 +16,14 @@ def evaluate(predicted: np.ndarray, labels: np.ndarray, n_classes: int, smaller_
         True class of each test example, in 0..n_classes−1.
     n_classes : int, at least 1
         Number of classes of the target task.
-    smaller_class : int in 0..n_classes−1, optional
+    minority_class : int in 0..n_classes−1, optional
         The class with fewer training examples, in an imbalanced task.
 
     Returns
     -------
     metrics : dict of str to float, each in 0..1
         `test_accuracy`; `test_f1_macro`, the mean of F1 over the classes that occur in `labels` or `predicted`;
-        and, if `smaller_class` is given, `test_f1`: its F1 over the whole test set.
+        and, if `minority_class` is given, `test_f1`: its F1 over the whole test set.
         F1 of a class that is never predicted, or predicted but never right, is 0.
 
     Raises
@@ -35,20 +35,20 @@ def evaluate(predicted: np.ndarray, labels: np.ndarray, n_classes: int, smaller_
     ----------
     Nguyen et al., ICML 2020, Section 5.3: F1 beside accuracy on imbalanced tasks.
     """
-    predicted, labels = _check(predicted, labels, n_classes, smaller_class)
+    predicted, labels = _check(predicted, labels, n_classes, minority_class)
     from sklearn.metrics import f1_score  # slow to import
 
     metrics = {
         "test_accuracy": float(np.mean(predicted == labels)),
         "test_f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),
     }
-    if smaller_class is not None:
-        f1 = f1_score(labels, predicted, labels=[smaller_class], average="macro", zero_division=0)
+    if minority_class is not None:
+        f1 = f1_score(labels, predicted, labels=[minority_class], average="macro", zero_division=0)
         metrics["test_f1"] = float(f1)
     return metrics
 
 
-def _check(predicted, labels, n_classes, smaller_class):
+def _check(predicted, labels, n_classes, minority_class):
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     for name, array in {"predicted": predicted, "labels": labels}.items():
         if array.ndim != 1 or len(array) == 0:
@@ -59,6 +59,6 @@ def _check(predicted, labels, n_classes, smaller_class):
             raise ValueError(f"{name} must lie in 0..{n_classes - 1}, got {array.min()}..{array.max()}")
     if len(predicted) != len(labels):
         raise ValueError(f"predicted and labels must have the same length, got {len(predicted)} and {len(labels)}")
-    if smaller_class is not None and not 0 <= smaller_class < n_classes:
-        raise ValueError(f"smaller_class must lie in 0..{n_classes - 1}, got {smaller_class}")
+    if minority_class is not None and not 0 <= minority_class < n_classes:
+        raise ValueError(f"minority_class must lie in 0..{n_classes - 1}, got {minority_class}")
     return predicted, labels

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
+
+from leep.transfer.method import Budget, Method, Pair, Transfer
+
+
+@dataclass(frozen=True)
+class NearestMean(Method):
+    """Nearest class mean of the source's features."""
+
+    name: ClassVar[str] = "nearest_mean"
+    label: ClassVar[str] = "Nearest mean"
+    style: ClassVar[dict[str, str]] = {"color": "#E69F00", "marker": "D", "hatch": "\\\\"}
+    takes_epochs: ClassVar[bool] = False
+
+    def prepare(self, pair: Pair, budget: Budget, checkpoints: Path) -> Transfer:
+        """The nearest mean for each task, from the features of the one pass."""
+        from leep.transfer.metrics import evaluate
+
+        outputs = pair.outputs()
+
+        def transfer(index, report):
+            task = pair.task(index)
+            train, test = outputs.train_features[task.train_rows], outputs.test_features[task.test_rows]
+            predicted = predict_nearest_mean(train, task.train_labels, len(task.classes), test)
+            return evaluate(predicted, task.test_labels, len(task.classes), task.minority_class), []
+
+        return transfer
 
 
 def predict_nearest_mean(

@@ -3,9 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+
+from leep.transfer.method import HERE, SGD, THREADS, Budget, Pair, Transfer
+
+
+@dataclass(frozen=True)
+class RetrainHead(SGD):
+    """Re-train head (Section 5.1): the extractor is kept, a new head is trained on its features."""
+
+    name: ClassVar[str] = "retrain_head"
+    label: ClassVar[str] = "Re-train head"
+    style: ClassVar[dict[str, str]] = {"color": "#0072B2", "marker": "o", "hatch": ""}
+
+    implementation: str = "compiled"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"implementation must be among {', '.join(IMPLEMENTATIONS)}, got {self.implementation!r}")
+
+    @property
+    def place(self) -> str:
+        """Threads for the compiled loop; MXNet is for one thread."""
+        return HERE if self.implementation == "gluon" else THREADS
+
+    def prepare(self, pair: Pair, budget: Budget, checkpoints: Path) -> Transfer:
+        """A head for each task, from the features of the one pass."""
+        from leep.transfer.metrics import evaluate
+
+        outputs = pair.outputs()
+
+        def transfer(index, report):
+            task = pair.task(index)
+            head = train_head(
+                outputs.train_features[task.train_rows],
+                task.train_labels,
+                len(task.classes),
+                pair.training_rng(index),
+                epochs=budget.epochs,
+                **asdict(self),
+            )
+            predicted = head.predict(outputs.test_features[task.test_rows])
+            return evaluate(predicted, task.test_labels, len(task.classes), task.minority_class), []
+
+        return transfer
 
 
 def train_head(
@@ -92,9 +138,9 @@ def initial_head(n_classes: int, n_features: int, rng: np.random.Generator) -> H
 
 
 def _train_compiled(features, labels, start: Head, orders: Iterable[np.ndarray], **options) -> Iterator[tuple]:
-    from leep.transfer import head_loop  # compiles, or reads what it compiled before
+    from leep.transfer import _head_loop  # compiles, or reads what it compiled before
 
-    return head_loop.train(features, labels, start.weight, start.bias, orders, **options)
+    return _head_loop.train(features, labels, start.weight, start.bias, orders, **options)
 
 
 def _train_gluon(

@@ -1,0 +1,1 @@
+"""Runs experiments: draws target tasks, scores them, transfers the source models, writes CSVs."""

@@ -1,0 +1,205 @@
+"""A source and a target: what all their tasks share, where it comes from, and what names it in the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from experiments.config.values import RunConfig, Source, Target
+from experiments.executor import n_workers
+from leep.data import DataError, DataMissing, DataSet, find_data, load_data
+from leep.data.dataset import only_test
+from leep.errors import Invalid, Missing
+from leep.parallel import WorkerError
+from leep.results import setting_hash
+from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
+from leep.sources.preprocess import Preprocessing
+from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
+from leep.tasks import TRAINING, Task, draw_task, task_rng
+from leep.transfer.method import Budget, Method
+
+
+@dataclass(frozen=True)
+class SourceTarget:
+    """A source model and a target data set that are both there, and the methods that can run on them."""
+
+    config: RunConfig
+    source: Source
+    weights: Weights
+    target: Target
+    data: DataSet
+    methods: tuple[Method, ...] = ()
+    map_items: Callable | None = None  # runs items on a cluster, in place of the processes of this machine
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From images of the target to input of the source."""
+        return self.source.preprocessing
+
+    @property
+    def engine(self) -> dict:
+        """Arguments of `create_engine` in a worker process."""
+        return self.config.engine.arguments()
+
+    def task(self, index: int) -> Task:
+        """Target task number `index`."""
+        labels = self.data.train_labels, self.data.test_labels
+        return draw_task(self.config.experiment, self.target.name, index, self.config.seed, *labels, **self.target.task)
+
+    def training_rng(self, index: int) -> np.random.Generator:
+        """The generator of a task's training: the new head, then the orders of the examples."""
+        return task_rng(self.config.seed, self.config.experiment.name, self.target.name, index, TRAINING)
+
+    def budget(self, method: Method) -> Budget:
+        """What a method may do on a task of the target."""
+        return self.config.budgets[method.name, self.target.name]
+
+    @property
+    def outputs_key(self) -> str:
+        """Names the forward pass in the cache."""
+        key = self.weights.sha256, self.source.model, self.preprocessing, self.data.sha256
+        return cache_key(*key, self.config.engine.identity())
+
+    def outputs(self) -> ForwardPass:
+        """The source model's outputs on the target data set: one pass, made when first needed. It can take minutes."""
+        return self._outputs
+
+    @cached_property
+    def _outputs(self) -> ForwardPass:
+        config, source = self.config, self.source
+        predictor = partial(make_predictor, self.engine, source.model, source.n_classes, self.weights)
+        batch = batch_size(source.size, config.engine.device)
+        how = n_workers(config), config.engine.threads, batch, self.map_items
+        try:
+            outputs = forward_pass(config.cache, self.outputs_key, predictor, self.preprocessing, self.data, *how)
+        except (ValueError, NotImplementedError, WorkerError) as error:
+            raise Invalid(f"source {source.name}: {error}") from error
+        if (found := outputs.train_probs.shape[1]) != source.n_classes:
+            raise Invalid(f"source.{source.name}.n_classes must be {found} for its weights, got {source.n_classes}")
+        return outputs
+
+    def identity(self) -> dict:
+        """All that determines the tasks and their scores."""
+        config, source, data = self.config, self.source, self.data
+        return {
+            "experiment": config.experiment.name,
+            "seed": config.seed,
+            "stream": f"{config.experiment.name}/{self.target.name}",  # with seed and index it names a task's generator
+            "task": self.target.task,
+            "source": {
+                "name": source.name,
+                "model": source.model,
+                "trained_on": source.trained_on,
+                "weights": self.weights.origin,
+                "weights_sha256": self.weights.sha256,
+                "preprocessing": self.preprocessing.describe(),
+            },
+            "target": {"name": self.target.name, "variant": data.variant, "sha256": data.sha256},
+            "engine": config.engine.identity(),
+        }
+
+    def folder(self) -> Path:
+        """Where the tasks and their scores stand."""
+        config = self.config
+        name = f"seed{config.seed}-{setting_hash(self.identity())}"
+        return config.results / config.experiment.name / self.source.name / self.target.name / name
+
+    def method_identity(self, method: Method) -> dict:
+        """All else that determines the transferred models."""
+        return {"method": method.name, "scale": self.config.scale, **method.identity(self, self.budget(method))}
+
+    def method_folder(self, method: Method) -> Path:
+        """Where the transferred models of a method stand."""
+        name = f"{method.name}-{self.config.scale}-{setting_hash(self.method_identity(method))}"
+        return self.folder() / name
+
+    def deviations(self) -> list[str]:
+        """Where tasks, data, source model or engine differ from the paper's."""
+        found = [] if self.data.variant == "full" else [f"{self.data.variant} of {self.target.title}"]
+        if self.weights.origin != "gluon":
+            found.append(f"{self.weights.origin} weights of {self.source.name}")
+        return found + self.config.pair_deviations[self.source.name, self.target.name]
+
+    def method_deviations(self, method: Method) -> list[str]:
+        """Where the training of a method, or the number of tasks, differs from the paper's."""
+        return self.config.method_deviations[method.name, self.target.name] + method.deviations(self)
+
+
+def find_pairs(config: RunConfig) -> list[SourceTarget]:
+    """The pairs that can run. What is missing or damaged is printed, or raised if `strict` or if nothing can run.
+
+    Raises
+    ------
+    Missing
+        If nothing can run.
+    Invalid
+        If something is missing and `strict` is true, or the tasks cannot be drawn from a target.
+    """
+    weights, lacks = _find_weights(config)
+    if weights or config.plan:
+        data, lacking = _find_data(config)
+    else:  # nothing can run: data are not read
+        data, lacking = {}, list(_missing_data(config))
+    lacks += lacking
+    pairs = []
+    for source in (s for s in config.sources if s.name in weights):
+        for target in (t for t in config.targets if t.name in data):
+            pair = SourceTarget(config, source, weights[source.name], target, data[target.name])
+            methods = []
+            for method in config.methods:
+                try:
+                    methods.append(method.bind(pair))
+                except (WeightsMissing, WeightsError) as error:
+                    lacks.append(str(error))
+            if methods:
+                pairs.append(replace(pair, methods=tuple(methods)))
+    messages = "".join(f"\n  - {m}" for m in lacks)
+    if lacks and (config.strict or not pairs):
+        raise (Invalid if pairs else Missing)(f"{config.experiment.name} lacks:{messages}")
+    if lacks:
+        print(f"Left out, because something is missing (strict=true makes it an error):{messages}")
+    return pairs
+
+
+def _find_weights(config: RunConfig) -> tuple[dict[str, Weights], list[str]]:
+    """Weights by source, and what is missing or damaged."""
+    found, lacks = {}, []
+    for source in config.sources:
+        try:
+            found[source.name] = find_weights(source.name, source.model, source.weights)
+        except (WeightsMissing, WeightsError) as error:
+            lacks.append(str(error))
+    return found, lacks
+
+
+def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
+    """Data sets by target, and what is missing or damaged."""
+    found, lacks = {}, []
+    for target in config.targets:
+        try:
+            data = load_data(target.reader, root=config.data_root, path=target.path, size=target.size)
+        except (DataMissing, DataError) as error:
+            lacks.append(str(error))
+            continue
+        found[target.name] = only_test(data) if config.experiment.from_test_split else data
+        try:
+            config.experiment.check(found[target.name].train_labels, **target.task)
+        except ValueError as error:
+            keys = ", ".join(f"{k}: …" for k in target.task)
+            raise Invalid(
+                f"{config.experiment.name} cannot be drawn from {target.name}: {error}; "
+                f"give it tasks of its own: '+task_of.{target.name}={{{keys}}}'"
+            ) from error
+    return found, lacks
+
+
+def _missing_data(config: RunConfig) -> Iterator[str]:
+    for target in config.targets:
+        try:
+            find_data(target.reader, config.data_root, target.path)
+        except (DataMissing, DataError) as error:
+            yield str(error)
