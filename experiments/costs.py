@@ -17,7 +17,7 @@ from leep.calibration import (
     measure_tasks,
     measure_training,
 )
-from leep.parallel import n_cores
+from leep.execution.processes import n_cores
 from leep.sources.forward import BLOCK_PIXELS
 from leep.tasks import draw_task
 from leep.transfer.training import curve_epochs

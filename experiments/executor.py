@@ -10,8 +10,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from leep.gpu import list_gpus
-from leep.parallel import WorkerError, n_cores
+from leep.execution.gpu import list_gpus
+from leep.execution.processes import WorkerError, n_cores
 
 EXECUTORS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "executor").glob("*.yaml"))
 _OURS = ("name", "workers", "jobs")  # keys of executor=slurm that are no arguments of dask-jobqueue
@@ -25,7 +25,7 @@ def packages(cfg: DictConfig) -> tuple[str, ...]:
 
 @contextmanager
 def open_executor(cfg: DictConfig) -> Iterator[Callable | None]:
-    """A function with the contract of `leep.parallel.run_in_processes`, whose first call starts the cluster; or None.
+    """A function with the contract of `run_in_processes`, whose first call starts the cluster; or None.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def open_executor(cfg: DictConfig) -> Iterator[Callable | None]:
                 raise WorkerError(f"executor={cfg.executor.name} does not start: {error}") from error
 
         def run(*args):
-            from leep.cluster import run_on_cluster
+            from leep.execution.dask import run_on_cluster
 
             return run_on_cluster(client(), packages(cfg), cfg.engine.device != "cpu", *args)
 
@@ -55,7 +55,7 @@ def open_executor(cfg: DictConfig) -> Iterator[Callable | None]:
 
 
 def _connect(cfg: DictConfig):
-    from leep.cluster import connect, local_cluster, slurm_cluster
+    from leep.execution.dask import connect, local_cluster, slurm_cluster
 
     if cfg.executor.name == "slurm":
         return slurm_cluster(cfg.executor.jobs, slurm_options(cfg))

@@ -18,8 +18,8 @@ from experiments.table1 import paper_rows
 from experiments.transfer import missing_scores
 from experiments.work import Work, find_all, method_folder, method_setting, task_setting, tasks_folder
 from leep.calibration import Calibration
+from leep.execution.processes import WorkerError
 from leep.machine import cpu_model, memory
-from leep.parallel import WorkerError
 from leep.results import ResultsError, read_done
 from leep.sources.forward import images_to_pass
 from leep.sources.weights import WeightsError, WeightsMissing

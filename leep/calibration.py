@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from leep.engines import create_engine
+from leep.execution.processes import Failed, WorkerError, n_cores, run_in_order, run_in_processes
 from leep.files import write_atomically
 from leep.machine import cpu_model, memory, versions
 from leep.measures import score_class_tasks, score_task
-from leep.parallel import Failed, WorkerError, n_cores, run_in_order, run_in_processes
 from leep.results import Table
 from leep.sources.preprocess import Preprocessing
 from leep.tasks import Task

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from leep import h_score, leep_score, nce_score
 from leep.data.dataset import DataSet
 from leep.engines import check_engine, create_engine
+from leep.execution.processes import Failed, n_cores, run_in_order, run_in_processes
 from leep.measures import score_class_tasks
-from leep.parallel import Failed, n_cores, run_in_order, run_in_processes
 from leep.sources.forward import batch_size, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import find_weights

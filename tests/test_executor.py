@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from test_experiments import composed
-from test_parallel import alive, make_mortal, wait_until
+from test_processes import alive, make_mortal, wait_until
 
 from experiments.check import UserError, check_config, check_keys
 from experiments.executor import n_workers, open_executor, slurm_options

@@ -1,6 +1,6 @@
 """Faults of the machine and of its user: a clear message or a run that goes on, and nothing finished is lost.
 
-Kills, interruptions and failing tasks of networks are in test_networks.py and test_parallel.py, those of heads in
+Kills, interruptions and failing tasks of networks are in test_networks.py and test_processes.py, those of heads in
 test_experiments.py too; damaged passes in test_forward.py, data in test_data.py, downloads in test_fetch.py.
 """
 
@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_experiments import csvs
-from test_parallel import alive, children, wait_until
+from test_processes import alive, children, wait_until
 from test_results import COLUMNS, fill, table
 
 from experiments.check import UserError

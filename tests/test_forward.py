@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from leep.data.dataset import DataSet
-from leep.parallel import WorkerError
+from leep.execution.processes import WorkerError
 from leep.sources import forward
 from leep.sources.forward import cache_key, forward_pass, softmax
 from leep.sources.preprocess import Preprocessing

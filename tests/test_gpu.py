@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from leep.gpu import NoGPU, list_gpus, take_gpu
-from leep.parallel import run_in_processes
+from leep.execution.gpu import NoGPU, list_gpus, take_gpu
+from leep.execution.processes import run_in_processes
 
 
 @pytest.fixture

@@ -25,8 +25,11 @@ DANGEROUS = {
 }  # fmt: skip
 
 ARGUED = {
-    ("leep/cluster_worker.py", "pickle.loads"),  # what the parent sent over Dask's own connection, itself of pickles
-    ("leep/gpu.py", "subprocess.run"),  # nvidia-smi with constant arguments
+    (
+        "leep/execution/dask_worker.py",
+        "pickle.loads",
+    ),  # what the parent sent over Dask's own connection, itself of pickles
+    ("leep/execution/gpu.py", "subprocess.run"),  # nvidia-smi with constant arguments
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leep.parallel import n_cores
+from leep.execution.processes import n_cores
 from leep.sources.preprocess import Preprocessing
 from leep.tasks import Experiment
 from leep.transfer.method import Budget, Method

@@ -14,7 +14,7 @@ from experiments.executor import n_workers
 from leep.data import DataError, DataMissing, DataSet, find_data, load_data
 from leep.data.dataset import only_test
 from leep.errors import Invalid, Missing
-from leep.parallel import WorkerError
+from leep.execution.processes import WorkerError
 from leep.results import setting_hash
 from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing

@@ -19,8 +19,8 @@ from experiments.running.pair import SourceTarget, find_pairs
 from experiments.running.scores import describe, score_tasks
 from leep.data.shared import load_shared, share
 from leep.errors import Invalid, LeepError
+from leep.execution.processes import Failed, WorkerError, run_in_order, run_in_processes
 from leep.machine import cpu_model, versions
-from leep.parallel import Failed, WorkerError, run_in_order, run_in_processes
 from leep.progress import advance, progress
 from leep.results import ResultsError, Table, open_folder, read_rows
 from leep.statistics import pearson

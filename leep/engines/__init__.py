@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leep.parallel import n_cores
+from leep.execution.processes import n_cores
 
 if TYPE_CHECKING:
     from leep.engines.gluon import GluonEngine

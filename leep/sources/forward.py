@@ -20,8 +20,8 @@ import numpy as np
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
 from leep.engines import Predictor, create_engine
+from leep.execution.processes import Failed, WorkerError, run_in_processes
 from leep.files import file_digest, write_atomically
-from leep.parallel import Failed, WorkerError, run_in_processes
 from leep.progress import advance, progress
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, check_weights
@@ -120,7 +120,7 @@ def forward_pass(
     batch : int, optional
         Images a batch, else `batch_size`; does not change the result beyond rounding.
     run : callable, optional
-        Runs the blocks elsewhere, as `leep.parallel.run_in_processes` does here.
+        Runs the blocks elsewhere, as `leep.execution.processes.run_in_processes` does here.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""What a Dask worker does for `leep.cluster`: it is checked once a run, and has items done by a process of its own.
+"""What a Dask worker does: it is checked once a run, and has items done by a process of its own.
 
-That process is as `leep.parallel` starts them: nothing of Dask runs in it, its libraries are set up for the run, and
+That process is as `run_in_processes` starts them: nothing of Dask runs in it, its libraries are set up for the run, and
 its death is not the worker's.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 from distributed import Worker, get_worker
 
 from leep import machine
-from leep.gpu import NoGPU, take_gpu
-from leep.parallel import end_process, receive, start_process
+from leep.execution.gpu import NoGPU, take_gpu
+from leep.execution.processes import end_process, receive, start_process
 
 INTERVAL = 0.5  # seconds between two messages on the progress of an item
 _processes: dict[str, tuple] = {}  # the last run's process and its pipe, by the run's name

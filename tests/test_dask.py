@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_parallel import PATIENCE, alive, be_killed, make_mortal, make_nothing, raise_error, wait_until
+from test_processes import PATIENCE, alive, be_killed, make_mortal, make_nothing, raise_error, wait_until
 
 distributed = pytest.importorskip("distributed")
 
-import leep.cluster as cluster_module  # noqa: E402
-from leep.cluster import connect, run_on_cluster  # noqa: E402
+import leep.execution.dask as cluster_module  # noqa: E402
 from leep.data import DataMissing, DataSet  # noqa: E402
 from leep.data.shared import load_shared, share  # noqa: E402
-from leep.parallel import Failed, WorkerError  # noqa: E402
+from leep.execution.dask import connect, run_on_cluster  # noqa: E402
+from leep.execution.processes import Failed, WorkerError  # noqa: E402
 from leep.sources.forward import _make_runner, make_predictor  # noqa: E402
 from leep.sources.preprocess import Preprocessing  # noqa: E402
 from leep.sources.weights import Weights, WeightsMissing, check_weights  # noqa: E402

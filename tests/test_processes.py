@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from leep.parallel import Failed, WorkerError, run_in_processes
+from leep.execution.processes import Failed, WorkerError, run_in_processes
 
 PATIENCE = 60  # seconds, on a busy machine
 
@@ -240,8 +240,8 @@ def test_workers_leave_interruptions_to_the_parent():
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
-from leep.parallel import run_in_processes
-from test_parallel import make_sleeper
+from leep.execution.processes import run_in_processes
+from test_processes import make_sleeper
 
 if __name__ == "__main__":
     list(run_in_processes(make_sleeper, (), [1, 2], 2, on_progress=lambda pid: print(pid, flush=True)))

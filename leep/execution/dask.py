@@ -1,4 +1,4 @@
-"""Runs items on the workers of a Dask cluster, as `leep.parallel.run_in_processes` does on those of this machine."""
+"""Runs items on the workers of a Dask cluster, as `run_in_processes` does on those of this machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.client import ClosedClientError
 
-from leep.cluster_worker import Opening, end, serve, versions
-from leep.parallel import Failed, WorkerError, without_interruptions
+from leep.execution.dask_worker import Opening, end, serve, versions
+from leep.execution.processes import Failed, WorkerError, without_interruptions
 from leep.progress import say
 
 POLL = 0.5  # seconds until a worker that has come or gone is seen

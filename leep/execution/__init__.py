@@ -1,0 +1,1 @@
+"""Runs items on worker processes: of this machine, or of a Dask cluster."""
