@@ -6,9 +6,9 @@ import sys
 
 import pytest
 from conftest import ROOT
+from helpers.processes import alive, make_mortal, wait_until
 from hydra import compose, initialize_config_dir
 from test_experiments import composed
-from test_processes import alive, make_mortal, wait_until
 
 from experiments.check import UserError, check_config, check_keys
 from experiments.executor import n_workers, open_executor, slurm_options
@@ -86,6 +86,7 @@ def test_the_job_that_is_submitted():
     for line in ("-p long", "-A me", "--cpus-per-task=8", "--gres=gpu:4", "-t 12:00:00"):
         assert f"#SBATCH {line}" in lines
     assert lines[lines.index("module load gcc") + 1] == f"cd {ROOT}"
+    assert "export DASK_DISTRIBUTED__WORKER__DAEMON=False" in lines
     assert "--nthreads 1 " in lines[-1] and "--nworkers 4 " in lines[-1] and "tcp://127.0.0.1:" in lines[-1]
 
 

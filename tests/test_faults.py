@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, write_cifar100
+from helpers.processes import alive, children, wait_until
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_experiments import csvs
-from test_processes import alive, children, wait_until
 from test_results import COLUMNS, fill, table
 
 from experiments.check import UserError

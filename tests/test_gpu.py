@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from leep.execution.gpu import NoGPU, list_gpus, take_gpu
-from leep.execution.processes import run_in_processes
+from leep.execution.gpu import claim_gpu, list_gpus
+from leep.execution.processes import WorkerError, run_in_processes
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def make_taker(folder, count):
 
     def take(item, report):
         try:
-            taken = take_gpu()
-            assert os.environ["CUDA_VISIBLE_DEVICES"] == taken == take_gpu()
-        except NoGPU as error:
+            taken = claim_gpu()
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == taken == claim_gpu()
+        except WorkerError as error:
             taken = str(error)
         (folder / f"tried{item}").touch()
         while len(list(folder.glob("tried*"))) < count:
@@ -56,12 +56,12 @@ def make_taker(folder, count):
 def test_no_two_processes_take_the_same_gpu_and_it_is_free_again_when_they_end(two_gpus, tmp_path):
     taken = dict(run_in_processes(make_taker, (tmp_path, 3), range(3), 3)).values()
     assert {"GPU-aa11", "GPU-bb22"} < set(taken)
-    assert "other workers have taken all GPUs of its machine, 2; start as many workers as GPUs" in taken
+    assert "other workers have claimed all 2 GPUs of its machine; start a worker a GPU" in taken
     assert dict(run_in_processes(make_taker, (tmp_path, 3), [4], 1)) == {4: "GPU-aa11"}
 
 
 def test_without_a_gpu_the_message_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(NoGPU, match=r"none that this process may see \(CUDA_VISIBLE_DEVICES=0\); start"):
-        take_gpu()
+    with pytest.raises(WorkerError, match=r"none that this process may see \(CUDA_VISIBLE_DEVICES=0\); start"):
+        claim_gpu()

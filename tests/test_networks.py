@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import resolved
+from helpers.processes import alive, children, wait_until
 from test_experiments import csvs
-from test_processes import alive, children, wait_until
 
 from experiments.running import runner
 from experiments.running.pair import find_pairs
@@ -170,7 +170,7 @@ def test_a_worker_that_is_killed_costs_nothing(undisturbed, start, tmp_path):
 
 def test_rows_from_a_dask_cluster_one_of_whose_workers_is_killed(undisturbed, start, tmp_path):
     pytest.importorskip("distributed")
-    from test_dask import dask_cluster
+    from helpers.cluster import dask_cluster
 
     (tmp_path / "dask").mkdir()
     with dask_cluster(tmp_path / "dask", 3) as cluster:

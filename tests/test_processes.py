@@ -5,36 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import alive, be_killed, children, make_mortal, make_nothing, raise_error, wait_until
 
-from leep.execution.processes import Failed, WorkerError, run_in_processes
-
-PATIENCE = 60  # seconds, on a busy machine
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and waited for by nobody does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children(pid: int) -> list[int]:
-    """Processes that a process has started, less the interpreter's own."""
-    found = [int(p) for t in Path(f"/proc/{pid}/task").iterdir() for p in (t / "children").read_text().split()]
-    return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
-
-
-def wait_until(condition) -> bool:
-    end = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
+from leep.execution.processes import Failed, WorkerError, n_cores, run_in_order, run_in_processes
 
 # What the workers do: at module level, so that they can import it
 
@@ -59,32 +37,8 @@ def make_meeting(folder, count):
 
 
 def make_slow_first(folder):
-    def slow_first(item, report):
-        if item == 1:
-            (folder / "done").touch()
-            return True
-        found = wait_until((folder / "done").exists)
-        time.sleep(1)  # for item 1 to have come back
-        return found
-
-    return slow_first
-
-
-def make_mortal(how, folder):
-    """Item 2 ends badly, at its first attempt or, without a folder, at every attempt."""
-
-    def mortal(item, report):
-        if item == 2 and not (folder and (folder / "tried").exists()):
-            if folder:
-                (folder / "tried").touch()
-            how(report)
-        return item, os.getpid()
-
-    return mortal
-
-
-def be_killed(report):
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Item 0 ends when the parent has the result of item 1."""
+    return lambda item, report: item == 1 or wait_until((folder / "received").exists)
 
 
 def be_killed_in_a_message(report):
@@ -94,16 +48,8 @@ def be_killed_in_a_message(report):
     be_killed(report)
 
 
-def raise_error(report):
-    raise ValueError("no such item")
-
-
 def be_interrupted(report):
     os.kill(os.getpid(), signal.SIGINT)
-
-
-def make_nothing(reason):
-    raise OSError(reason)
 
 
 def make_sleeper():
@@ -111,8 +57,8 @@ def make_sleeper():
         report(os.getpid())
         if item == 0:
             return os.getpid()
-        time.sleep(PATIENCE)
-        return None
+        while True:  # until it is killed
+            time.sleep(1)
 
     return sleep
 
@@ -142,7 +88,31 @@ def test_workers_work_at_the_same_time(tmp_path, workers):
 
 
 def test_results_come_as_they_end(tmp_path):
-    assert list(run_in_processes(make_slow_first, (tmp_path,), range(2), 2)) == [(1, True), (0, True)]
+    runs = run_in_processes(make_slow_first, (tmp_path,), range(2), 2)
+    assert next(runs) == (1, True)
+    (tmp_path / "received").touch()
+    assert list(runs) == [(0, True)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, None])
+def test_results_of_threads_come_in_the_order_of_the_items(workers):
+    assert list(run_in_order(lambda item: item**2, iter(range(7)), workers)) == [0, 1, 4, 9, 16, 25, 36]
+    threads = {*run_in_order(lambda item: threading.get_ident(), range(20), workers)}
+    assert len(threads) <= (workers or n_cores())
+    assert (threads == {threading.get_ident()}) == (workers == 1 or (n_cores() == 1 and workers is None))
+
+
+def test_threads_work_at_the_same_time():
+    meeting = threading.Barrier(2)
+    assert sorted(run_in_order(lambda item: meeting.wait(timeout=600), range(2), 2)) == [0, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_thread_is_the_callers(workers):
+    results = run_in_order(lambda item: 6 // (3 - item), range(5), workers)
+    assert [next(results) for _ in range(3)] == [2, 3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 # Failures
@@ -258,6 +228,4 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    begin = time.monotonic()
     assert wait_until(lambda: not any(map(alive, pids)))
-    assert time.monotonic() - begin < 30  # they sleep for longer

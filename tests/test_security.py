@@ -25,10 +25,7 @@ DANGEROUS = {
 }  # fmt: skip
 
 ARGUED = {
-    (
-        "leep/execution/dask_worker.py",
-        "pickle.loads",
-    ),  # what the parent sent over Dask's own connection, itself of pickles
+    ("leep/execution/dask.py", "pickle.loads"),  # what the parent sent over Dask's own connection, itself of pickles
     ("leep/execution/gpu.py", "subprocess.run"),  # nvidia-smi with constant arguments
 }
 

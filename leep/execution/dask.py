@@ -1,98 +1,105 @@
-"""Runs items on the workers of a Dask cluster, as `run_in_processes` does on those of this machine."""
+"""Runs items on the workers of a Dask cluster, as `run_in_processes` runs them on this machine.
+
+A worker has one item at a time and hands it to a process of its own, by `run_in_processes`. That process starts with
+the libraries of one run and without Dask's threads. A task that runs out of memory ends the process, not the worker.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import multiprocessing
 import pickle
+import platform
 import shutil
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 from distributed.client import ClosedClientError
+from distributed.deploy import Cluster
 
-from leep.execution.dask_worker import Opening, end, serve, versions
-from leep.execution.processes import Failed, WorkerError, without_interruptions
+from leep import machine
+from leep.execution.gpu import claim_gpu
+from leep.execution.processes import Failed, WorkerError, ignore, run_in_processes, without_interruptions
 from leep.progress import say
 
-POLL = 0.5  # seconds until a worker that has come or gone is seen
-PATIENCE = 30  # seconds for a result to come
-CONNECT = 10  # seconds for a scheduler to answer
-GONE = (OSError, ClosedClientError)  # what a client raises whose scheduler is gone
+POLL = 0.5  # seconds between two looks at who is there, and between two messages of a worker
+PATIENCE = 60  # seconds for a finished result to arrive
+SCHEDULER_LOST = (OSError, ClosedClientError)
 
 
-@contextmanager
-def connect(address: str) -> Iterator[Client]:
-    """A client of the scheduler at an address, `tcp://host:port`.
-
-    Raises
-    ------
-    WorkerError
-        If none answers there.
-    """
+def connect(scheduler: str | Cluster) -> Client:
+    """A client of a cluster, or of the scheduler at an address `tcp://host:port`; `WorkerError` if none answers."""
     try:
-        client = Client(address, timeout=CONNECT, set_as_default=False)
+        return Client(scheduler, set_as_default=False)
     except OSError as error:
         raise WorkerError(
-            f"no Dask scheduler answers at executor.address={address} ({error}); start one, see docs/scaling.md"
+            f"no Dask scheduler answers at executor.address={scheduler} ({error}); start one, see docs/scaling.md"
         ) from error
-    with client:
-        yield client
 
 
-@contextmanager
-def local_cluster(workers: int) -> Iterator[Client]:
-    """A client of a new cluster of worker processes on the loopback address."""
-    options = {"threads_per_worker": 1, "processes": True, "memory_limit": None, "dashboard_address": None}
-    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}), without_interruptions():
-        cluster = LocalCluster(workers, host="127.0.0.1", silence_logs="CRITICAL", **options)
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
+def local_cluster(workers: int) -> Cluster:
+    """A new cluster of worker processes on the loopback address."""
+    config = {"distributed.worker.multiprocessing-method": "spawn", "distributed.worker.daemon": False}
+    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None, "silence_logs": "CRITICAL"}
+    with dask.config.set(config), without_interruptions():
+        return LocalCluster(workers, host="127.0.0.1", **options)
 
 
-@contextmanager
-def slurm_cluster(jobs: int, options: Mapping) -> Iterator[Client]:
-    """A client of a new cluster whose scheduler is in this process and whose workers are SLURM jobs.
-
-    Parameters
-    ----------
-    jobs : int
-    options : mapping
-        Arguments of `dask_jobqueue.SLURMCluster`.
-    """
+def slurm_cluster(jobs: int, options: Mapping) -> Cluster:
+    """A new cluster whose workers are SLURM jobs; `options` are those of `dask_jobqueue.SLURMCluster`."""
     from dask_jobqueue import SLURMCluster
 
     if shutil.which("sbatch") is None:
         raise WorkerError("executor=slurm needs sbatch: start it on a login node of SLURM")
     with without_interruptions():
         cluster = SLURMCluster(**options)
-    with cluster, Client(cluster, set_as_default=False) as client:
-        cluster.scale(jobs=jobs)
-        yield client
+    cluster.scale(jobs=jobs)
+    return cluster
+
+
+# The parent
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a worker needs to serve a run: a few kB, sent with every item."""
+
+    id: str
+    packages: tuple[str, ...]
+    modules: tuple[str, ...]
+    versions: dict[str, str]  # of the packages and the modules in the parent
+    call: bytes  # `make, args`, pickled, because a worker with other code could not read them
+    threads: int
+    gpu: bool
 
 
 def run_on_cluster(
     client: Client,
     packages: tuple[str, ...],
     gpu: bool,
-    make: Callable,
+    make: Callable[..., Callable],
     args: tuple,
     items: Iterable,
     workers: int | None = None,
     threads: int = 1,
-    on_progress: Callable[[float], None] = lambda amount: None,
-    on_retry: Callable[[object, str], None] = lambda item, reason: None,
+    on_progress: Callable[[float], None] = ignore,
+    on_retry: Callable[[object, str], None] = ignore,
 ) -> Iterator[tuple[object, object]]:
-    """`(item, result)` for every item, in the order in which they end.
+    """Run every item on a worker of the cluster and yield `(item, result)` in the order in which they end.
 
-    Each worker has one item at a time, sent to it alone: an item whose worker is gone is tried once more elsewhere.
-    With its first item a worker gets `make` and `args`, once it is found to have the parent's versions. One that has
-    others, or where `make` fails, is refused with a message; the others do the work. Workers that join later serve too.
+    An item whose worker dies is tried once more on another. An item that fails is tried once more by its worker. A
+    worker that has other versions than the parent, or where `make` fails, is refused with a message, and the others do
+    the work. Workers that join later serve too.
 
     Parameters
     ----------
@@ -101,11 +108,11 @@ def run_on_cluster(
         Installed packages whose versions must be the parent's. The code of `leep` and of the package of `make` must
         be the parent's, too.
     gpu : bool
-        Whether each worker takes a GPU of its own.
+        Whether each worker claims a GPU.
     make, args, items, threads, on_progress, on_retry
         As in `run_in_processes`.
     workers
-        Not used: all workers of the cluster serve.
+        Not used, because all workers of the cluster serve.
 
     Yields
     ------
@@ -115,143 +122,197 @@ def run_on_cluster(
     Raises
     ------
     WorkerError
-        If all workers are refused, or the scheduler is gone.
+        If all workers are refused, or the scheduler is lost.
     """
-    waiting = deque((item, 1) for item in items)
-    if not waiting:
+    items = list(items)
+    if not items:
         return
     modules = tuple(sorted({"leep", make.__module__.partition(".")[0]}))
-    opening = Opening(versions(packages, modules), packages, modules, pickle.dumps((make, args)), threads, gpu)
-    with closing(_Crew(client, opening, on_progress)) as crew:
-        while waiting or crew.busy:
-            for worker in crew.free()[: len(waiting)]:
-                crew.give(worker, *waiting.popleft())
-            for item, attempt, kind, value in crew.ended():
-                again = attempt == 1 and kind in ("died", "failed")
-                if kind == "refused" or again:
-                    waiting.appendleft((item, attempt + again))
-                if again:
-                    on_retry(item, value)
-                elif kind != "refused":
-                    yield item, value if kind == "done" else Failed(value, kind == "died")
+    call, run = pickle.dumps((make, args)), f"leep-{uuid.uuid4().hex}"
+    spec = RunSpec(run, packages, modules, versions(packages, modules), call, threads, gpu)
+    with closing(_WorkerPool(client, spec, items, on_progress, on_retry)) as pool:
+        while pool.waiting or pool.busy:
+            pool.submit()
+            yield from pool.completed()
 
 
-class _Crew:
-    """The workers of a cluster in one run: who is there, who knows the run, who is refused, and what each one does."""
+class _WorkerPool:
+    """The workers of a cluster during one run: which are there, which are refused, and what each one does."""
 
-    def __init__(self, client: Client, opening: Opening, on_progress: Callable[[float], None]):
-        self.busy: dict[str, tuple[Future, object, int]] = {}  # by worker
-        self._client, self._opening, self._on_progress = client, opening, on_progress
-        self._run, self._events = f"leep-{uuid.uuid4().hex}", SimpleQueue()
-        self._present: dict[str, int] = {}  # threads, by worker
-        self._ready: set[str] = set()
+    def __init__(self, client: Client, spec: RunSpec, items: list, on_progress: Callable, on_retry: Callable):
+        self.waiting = deque((item, 1) for item in items)
+        self.busy: dict[str, tuple[Future, object, int]] = {}  # future, item and attempt, by address of the worker
+        self._client, self._spec, self._on_progress, self._on_retry = client, spec, on_progress, on_retry
+        self._present: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._amounts: dict[str, float] = {}  # reported, by the key of a future
-        self._looked, self._waits = -POLL, False
-        self._check_scheduler()
-        client.subscribe_topic(self._run, lambda event: self._events.put(event[1]))
+        self._refreshed, self._awaits = -POLL, False
+        self._events = SimpleQueue()  # address of a worker, and its message or the future that is done
+        client.subscribe_topic(spec.id, lambda event: self._events.put((event[1]["worker"], event[1])))
 
-    def free(self) -> list[str]:
-        """Workers that an item can be given to."""
-        self._look()
-        free = sorted(self._present.keys() - self.busy.keys() - self._refused.keys())
-        if not free and not self.busy:
-            self._check_hope()
-        return free
-
-    def give(self, worker: str, item: object, attempt: int) -> None:
-        """Send an item to a worker, with what opens the run where it does not know it."""
-        self._check_scheduler()
-        opening = None if worker in self._ready else self._opening
-        future = self._client.submit(serve, self._run, item, opening, workers=[worker], pure=False)
-        self.busy[worker] = future, item, attempt
-        future.add_done_callback(lambda future: self._events.put((worker, future)))
-
-    def ended(self) -> Iterator[tuple[object, int, str, object]]:
-        """`item, attempt, kind, value` of the items that ended in the last moment; what is reported is passed on."""
-        for worker in self.busy.keys() - self._present.keys():
-            yield self._take(worker, "died", f"its worker {worker} is gone: killed, out of memory, or cut off")
+    def submit(self) -> None:
+        """Send an item to each idle worker, for that worker alone."""
         try:
-            source, what = self._events.get(timeout=POLL)
+            self._refresh()
+            for worker in self._idle()[: len(self.waiting)]:
+                item, attempt = self.waiting.popleft()
+                future = self._client.submit(run_item, self._spec, item, workers=[worker], pure=False)
+                self.busy[worker] = future, item, attempt
+                future.add_done_callback(lambda future, worker=worker: self._events.put((worker, future)))
+        except SCHEDULER_LOST as error:
+            raise WorkerError(f"the Dask scheduler is gone ({error}); the same command goes on from here") from error
+        if not self.busy:
+            self._raise_if_unusable()
+
+    def completed(self) -> Iterator[tuple[object, object]]:
+        """Wait a moment for news; yield `(item, result)` of an item that has ended."""
+        try:
+            worker, news = self._events.get(timeout=POLL)
         except Empty:
             return
-        if not isinstance(what, Future):
-            self._count(source, what)
-        elif source in self.busy and self.busy[source][0] is what:
-            yield from self._receive(source, what)
+        future, item, attempt = self.busy.get(worker, (None, None, 0))
+        if future is not None and isinstance(news, dict):
+            self._on_progress(news["amount"]) if "amount" in news else self._on_retry(item, news["retry"])
+        elif future is not None and news is future:
+            del self.busy[worker]
+            try:
+                result = future.result(timeout=PATIENCE)
+            except (CancelledError, KilledWorker, TimeoutError) as error:
+                result = Failed(f"its worker {worker} is gone: {error}", died=True)
+                if attempt == 1:
+                    self._on_retry(item, result.reason)
+                    self.waiting.appendleft((item, 2))
+                    return
+            except Exception as error:
+                self._refuse(worker, error)
+                self.waiting.appendleft((item, attempt))
+                return
+            yield item, result
 
     def close(self) -> None:
-        """Let go of what is under way: a worker ends it at its next report."""
-        if self._client.status == "running":
-            with suppress(*GONE):
-                self._client.unsubscribe_topic(self._run)
-                idle = sorted(self._ready - self.busy.keys())
-                if idle:
-                    self._client.run(end, self._run, workers=idle, on_error="ignore")
+        """End what the workers have of this run: the idle ones now, the busy ones at their next report."""
+        with suppress(*SCHEDULER_LOST):
+            self._client.unsubscribe_topic(self._spec.id)
+            if self._client.status == "running" and (idle := self._idle()):
+                self._client.run(end_run, self._spec.id, workers=idle, on_error="ignore")
         for future, *_ in self.busy.values():
             future.release()
 
-    def _receive(self, worker: str, future: Future) -> Iterator[tuple[object, int, str, object]]:
-        try:
-            kind, value, amount = future.result(timeout=PATIENCE)
-        except TimeoutError:  # it died with the result, which is seen when it is gone; or it is slow
-            self._events.put((worker, future))
-            return
-        except (KilledWorker, CancelledError, *GONE) as error:
-            yield self._take(worker, "died", f"its worker {worker} is gone: {error}")
-            return
-        except Exception as error:  # not of the item, which never raises: the worker cannot read what it is sent
-            kind, value, amount = "refused", f"{type(error).__name__}: {error}; start it in the parent's checkout", 0
-        self._count(future.key, amount)
-        if kind == "closed":
-            self._ready.discard(worker)
-            self.give(worker, *self.busy[worker][1:])
-            return
-        if kind == "refused":
-            self._refuse(worker, value)
-        (self._ready.add if kind == "done" else self._ready.discard)(worker)
-        yield self._take(worker, kind, value)
+    def _refresh(self) -> None:
+        """Look, now and then, which workers are there; cancel the items of those that are gone."""
+        if self._client.status == "closed":  # which it is after it has tried to connect again
+            raise ClosedClientError("it does not answer")
+        if time.monotonic() - self._refreshed > POLL:
+            self._present = {*self._client.nthreads()}
+            self._refreshed = time.monotonic()
+            for worker in self.busy.keys() - self._present:
+                self.busy[worker][0].cancel(reason="lost", msg="killed, out of memory, or cut off")
 
-    def _take(self, worker: str, kind: str, value: object) -> tuple[object, int, str, object]:
-        future, item, attempt = self.busy.pop(worker)
-        self._amounts.pop(future.key, None)
-        future.release()
-        return item, attempt, kind, value
+    def _idle(self) -> list[str]:
+        return sorted(self._present - self.busy.keys() - self._refused.keys())
 
-    def _count(self, key: str, amount: float) -> None:
-        """Pass on what an item has reported since it was last heard of."""
-        if key in (future.key for future, *_ in self.busy.values()) and amount > self._amounts.get(key, 0):
-            self._on_progress(amount - self._amounts.get(key, 0))
-            self._amounts[key] = amount
-
-    def _look(self) -> None:
-        """Who is there now."""
-        if time.monotonic() - self._looked < POLL:
-            return
-        self._check_scheduler()
-        try:
-            self._present = self._client.nthreads()
-        except GONE as error:
-            raise WorkerError(f"the Dask scheduler is gone ({error}); the same command goes on from here") from error
-        self._looked = time.monotonic()
-        self._ready &= self._present.keys()
-        for worker, threads in self._present.items():
-            if threads != 1 and worker not in self._refused:
-                self._refuse(worker, f"it must have one thread, has {threads}; start it with --nthreads 1 --nworkers N")
-
-    def _check_scheduler(self) -> None:
-        if self._client.status == "closed":  # after it has tried to connect anew
-            raise WorkerError("the Dask scheduler is gone; the same command goes on from here")
-
-    def _refuse(self, worker: str, reason: str) -> None:
+    def _refuse(self, worker: str, error: Exception) -> None:
+        reason = str(error)
+        if not isinstance(error, WorkerError):  # nor is it the item's, which `run_in_processes` would have caught
+            reason = f"{type(error).__name__}: {error}; start it in the parent's checkout"
         self._refused[worker] = reason
         say(f"worker {worker} is refused: {reason}")
 
-    def _check_hope(self) -> None:
-        """With no worker to wait for: an error if all are refused, else a line, once, that one is awaited."""
+    def _raise_if_unusable(self) -> None:
+        """Raise `WorkerError` if all workers are refused; if there are none, say once that one is awaited."""
         if self._present:
-            reasons = "; ".join(sorted(set(self._refused.values())))
+            reasons = "; ".join(sorted({*self._refused.values()}))
             raise WorkerError(f"all {len(self._present)} workers of the cluster are refused: {reasons}")
-        if not self._waits:
+        if not self._awaits:
             say(f"waiting for a worker of {self._client.scheduler.address}")
-        self._waits = True
+        self._awaits = True
+
+
+# The worker
+
+_runs: dict[str, _Run] = {}  # the one run that this worker serves, by its id
+
+
+def run_item(spec: RunSpec, item: object) -> object:
+    """Give the result of an item, or `Failed`; raise `WorkerError` if this worker cannot serve the run."""
+    if spec.id not in _runs:
+        for run in [*_runs]:
+            end_run(run)
+        _check_worker(spec)
+        _runs[spec.id] = _Run(spec)
+    try:
+        return _runs[spec.id].do(item)
+    except BaseException:
+        end_run(spec.id)
+        raise
+
+
+def end_run(run: str) -> None:
+    """End this worker's process of a run, if it has one."""
+    if run in _runs:
+        _runs.pop(run).results.close()
+
+
+class _Run:
+    """The process that does the items of a run on this worker, and what is told to the parent meanwhile."""
+
+    def __init__(self, spec: RunSpec):
+        self._spec, self._worker, self._items = spec, get_worker(), SimpleQueue()
+        self._amount, self._told = 0.0, time.monotonic()
+        items = iter(self._items.get, None)  # `do` puts an item before it asks for a result, so this never waits
+        call = pickle.loads(spec.call)
+        self.results = run_in_processes(*call, items, 1, spec.threads, self._count, self._retry)
+
+    def do(self, item: object) -> object:
+        self._items.put(item)
+        _, result = next(self.results)
+        self._tell(amount=self._amount)
+        self._amount = 0.0
+        return result
+
+    def _count(self, amount: float) -> None:
+        self._amount += amount
+        if time.monotonic() - self._told > POLL:
+            self._tell(amount=self._amount)
+            self._amount, self._told = 0.0, time.monotonic()
+            task = self._worker.state.tasks.get(self._worker.get_current_task())
+            if task is None or task.state != "executing":
+                raise CancelledError("the parent is gone, or has been interrupted")
+
+    def _retry(self, item: object, reason: str) -> None:
+        self._tell(retry=reason)
+
+    def _tell(self, **message) -> None:
+        self._worker.log_event(self._spec.id, message)  # to which Dask adds the worker's address
+
+
+def versions(packages: tuple[str, ...], modules: tuple[str, ...]) -> dict[str, str]:
+    """Versions of Python and of installed packages, and hashes of the code of modules."""
+    code = {f"the code of {name}": _code_digest(name) for name in modules}
+    return {"python": platform.python_version(), **machine.versions(packages), **code}
+
+
+def _code_digest(module: str) -> str:
+    found = importlib.util.find_spec(module)
+    if found is None:
+        return "none"
+    path = Path(found.origin)
+    files = sorted(path.parent.rglob("*.py")) if found.submodule_search_locations else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(path.parent)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _check_worker(spec: RunSpec) -> None:
+    """Raise `WorkerError` if this worker differs from the parent or was started in another way; claim a GPU."""
+    found, threads = versions(spec.packages, spec.modules), get_worker().state.nthreads
+    wrong = [f"{k} must be {v} as in the parent, it has {found[k]}" for k, v in spec.versions.items() if found[k] != v]
+    if wrong:
+        remedy = "start it from the parent's checkout and environment (requirements.lock)"
+        raise WorkerError(f"{'; '.join(wrong)}; {remedy}")
+    if threads != 1:
+        raise WorkerError(f"it must have one thread, has {threads}; start it with --nthreads 1 --nworkers N")
+    if multiprocessing.current_process().daemon:
+        raise WorkerError("it may not start processes; start it with DASK_DISTRIBUTED__WORKER__DAEMON=False")
+    if spec.gpu:
+        claim_gpu()

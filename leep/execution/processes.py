@@ -1,87 +1,121 @@
-"""Runs tasks on several workers: threads for compiled loops, processes for networks."""
+"""Runs items in parallel on this machine: in threads for compiled loops, in processes for networks."""
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing import connection, resource_tracker
+from typing import Protocol
 
-from joblib import Parallel, delayed
+
+def n_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def run_in_order(function: Callable, items: Iterable, workers: int | None = 1) -> Iterator:
-    """`function(item)` for every item, results in the items' order, each as soon as it and all before it are done.
+    """Apply `function` to every item in threads and yield the results in the order of the items.
 
     Parameters
     ----------
     function : callable
-        Spends its time in compiled code that lets go of Python's lock: the workers are threads.
+        It should spend its time in compiled code that releases Python's lock, because the workers are threads.
     items : iterable
     workers : int or None
-        All cores if None; with 1 nothing is started.
+        Number of threads; all cores if None. With 1 no thread is started.
+
+    Examples
+    --------
+    >>> list(run_in_order(abs, [-3, 1, -2], workers=2))
+    [3, 1, 2]
     """
     workers = workers or n_cores()
     if workers == 1:
-        return map(function, items)
-    parallel = Parallel(workers, backend="threading", return_as="generator", pre_dispatch="2*n_jobs")
-    return parallel(delayed(function)(i) for i in items)
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+        yield from map(function, items)
+        return
+    threads = ThreadPoolExecutor(workers)
+    try:
+        yield from threads.map(function, items)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class WorkerError(RuntimeError):
-    """A worker process could not start."""
+    """A worker cannot serve; the message says why and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """An item that has no result, why, and whether its process died: then another attempt may end well."""
+    """Stands in place of the result of an item that has none.
+
+    Attributes
+    ----------
+    reason : str
+    died : bool
+        Whether its process or worker died. Another run may then succeed.
+    """
 
     reason: str
     died: bool = False
 
 
+class ItemRunner(Protocol):
+    """Runs items in other processes: `run_in_processes` on this machine, `run_on_cluster` on a Dask cluster."""
+
+    def __call__(
+        self,
+        make: Callable[..., Callable],
+        args: tuple,
+        items: Iterable,
+        workers: int | None = None,
+        threads: int = 1,
+        on_progress: Callable[[float], None] = ...,
+        on_retry: Callable[[object, str], None] = ...,
+    ) -> Iterator[tuple[object, object]]: ...
+
+
+def ignore(*args) -> None:
+    """Do nothing: the default of `on_progress` and `on_retry`."""
+
+
 def run_in_processes(
-    make: Callable,
+    make: Callable[..., Callable],
     args: tuple,
     items: Iterable,
     workers: int | None = None,
     threads: int = 1,
-    on_progress: Callable[[float], None] = lambda amount: None,
-    on_retry: Callable[[object, str], None] = lambda item, reason: None,
+    on_progress: Callable[[float], None] = ignore,
+    on_retry: Callable[[object, str], None] = ignore,
 ) -> Iterator[tuple[object, object]]:
-    """`(item, result)` for every item, in the order in which they end.
+    """Run every item in a pool of worker processes and yield `(item, result)` in the order in which they end.
 
-    Each worker has a pipe of its own, so that it is known which item a dead worker had: that item alone is lost, and is
-    tried once more in a new process. (With loky's executor, a death fails every item that was handed out.)
-    After an exception the process is given up too: its libraries may be in any state. A `FloatingPointError`
-    would come again, and is final.
+    An item that fails is tried once more, in a new process. A `FloatingPointError` is final, because it would come
+    again. Every process has a pipe of its own, because one death must cost one item: with the executors of
+    `concurrent.futures` and loky it fails every item that is under way. A process whose item raised an exception is
+    replaced, because its libraries may be in any state.
 
     Parameters
     ----------
     make : callable
-        `make(*args)` is called once in each worker process and returns the function of an item:
-        `function(item, report)`, where `report(amount)` calls `on_progress(amount)` in this process.
+        `make(*args)` is called once in each process. It returns `function(item, report)`, which gives the result of
+        an item; `report(amount)` calls `on_progress(amount)` in this process.
     args : tuple
-        Pickled once a worker.
+        Pickled once a process.
     items : iterable
+        Read as processes become free.
     workers : int or None
-        Processes, started afresh; all cores if None.
+        Number of processes; all cores if None. They are started when there is an item for them.
     threads : int
         OpenMP threads of a process.
     on_progress, on_retry : callable
-        `on_retry(item, reason)` is called when the first attempt of an item has failed.
+        `on_retry(item, reason)` is called when the first attempt at an item has failed.
 
     Yields
     ------
@@ -93,49 +127,74 @@ def run_in_processes(
     WorkerError
         If `make` fails.
     """
-    waiting = deque((item, 1) for item in items)
-    busy: dict[Connection, tuple] = {}
-    idle: list[tuple] = []
+    new, again = ((item, 1) for item in items), deque()
+    idle: list[_Process] = []
+    busy: dict[connection.Connection, tuple[_Process, object, int]] = {}
     try:
-        idle.extend(start_process(make, args, threads) for _ in range(min(workers or n_cores(), len(waiting))))
-        while waiting or busy:
-            while waiting and idle:
-                process, pipe = idle.pop()
-                busy[pipe] = (process, *waiting.popleft())
-            for pipe in wait(list(busy)):
+        while True:
+            while len(busy) < (workers or n_cores()) and (job := again.popleft() if again else next(new, None)):
+                process = idle.pop() if idle else _Process(make, args, threads)
+                process.send(job[0])
+                busy[process.pipe] = process, *job
+            if not busy:
+                return
+            for pipe in connection.wait(list(busy)):
                 process, item, attempt = busy[pipe]
-                kind, value = receive(process, pipe)
-                if kind == "ready":
-                    with suppress(BrokenPipeError):  # where it has died since, it is what comes next
-                        pipe.send(item)
-                elif kind == "progress":
+                kind, value = process.receive()
+                if kind == "progress":
                     on_progress(value)
-                elif kind == "done":
-                    del busy[pipe]
-                    idle.append((process, pipe))
-                    yield item, value
-                elif kind == "cannot start":
+                    continue
+                if kind == "cannot start":
                     raise WorkerError(value)
+                del busy[pipe]
+                if kind == "done":
+                    idle.append(process)
+                    yield item, value
+                    continue
+                process.kill()
+                if attempt == 1 and kind != "final":
+                    on_retry(item, value)
+                    again.append((item, 2))
                 else:
-                    del busy[pipe]
-                    end_process(process, pipe)
-                    again = attempt == 1 and kind != "final"
-                    if again:
-                        on_retry(item, value)
-                        waiting.appendleft((item, 2))
-                    if waiting:
-                        idle.append(start_process(make, args, threads))
-                    if not again:
-                        yield item, Failed(value, kind == "died")
+                    yield item, Failed(value, died=kind == "died")
     finally:
-        for process, pipe in [*((worker[0], pipe) for pipe, worker in busy.items()), *idle]:
-            end_process(process, pipe)
+        for process in [*idle, *(process for process, *_ in busy.values())]:
+            process.kill()
+
+
+class _Process:
+    """A worker process, and the pipe through which it receives items."""
+
+    def __init__(self, make: Callable, args: tuple, threads: int):
+        context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
+        with without_interruptions():
+            self._process.start()
+        theirs.close()
+
+    def send(self, item: object) -> None:
+        with suppress(BrokenPipeError):  # it has died; `receive` says so
+            self.pipe.send(item)
+
+    def receive(self) -> tuple[str, object]:
+        """What the process says, `progress`, `done`, `failed`, `final`, `cannot start` or `died`, and a value."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):  # an OSError if it died in the middle of a message
+            self._process.join()
+            return "died", f"its process ended with exit code {self._process.exitcode} (−9: killed, or out of memory)"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
 
 
 @contextmanager
 def without_interruptions() -> Iterator[None]:
-    """Threads and processes started here leave Ctrl-C to the parent, which ends them: they inherit what is blocked."""
-    resource_tracker.ensure_running()  # its start would unblock what is blocked here
+    """Start threads and processes that ignore Ctrl-C: they inherit the blocked signal, and the parent ends them."""
+    resource_tracker.ensure_running()  # its start would unblock the signal here
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -143,47 +202,18 @@ def without_interruptions() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def start_process(make: Callable, args: tuple, threads: int) -> tuple[multiprocessing.Process, Connection]:
-    """A worker process, and the pipe that it is given items through when it has said that it is ready."""
-    context = multiprocessing.get_context("spawn")  # MXNet must not be imported before a fork
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make, args, threads), daemon=True)
-    with without_interruptions():  # until the child ignores them
-        process.start()
-    theirs.close()
-    return process, ours
-
-
-def end_process(process: multiprocessing.Process, pipe: Connection) -> None:
-    """Kill a worker process."""
-    process.kill()
-    process.join()
-    pipe.close()
-
-
-def receive(process: multiprocessing.Process, pipe: Connection) -> tuple[str, object]:
-    """What a worker process says, `ready`, `progress`, `done`, `failed`, `final`, `cannot start` or `died`; a value."""
-    try:
-        return pipe.recv()
-    except (EOFError, OSError):  # the latter where it died in the middle of a message
-        process.join()
-        return "died", f"its process ended with exit code {process.exitcode} (−9: killed, or out of memory)"
-
-
-def _serve(pipe: Connection, make: Callable, args: tuple, threads: int) -> None:
-    """What a worker process does until it is killed or its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+def _serve(pipe: connection.Connection, make: Callable, args: tuple, threads: int) -> None:
+    """Serve items in a worker process until it is killed or its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    _keep_freed_memory()
     try:
         function = make(*args)
     except Exception as error:
         pipe.send(("cannot start", f"{type(error).__name__}: {error}"))
         return
     while True:
-        pipe.send(("ready", None))
         item = pipe.recv()
         try:
             result = function(item, lambda amount: pipe.send(("progress", amount)))
@@ -194,14 +224,6 @@ def _serve(pipe: Connection, make: Callable, args: tuple, threads: int) -> None:
         pipe.send(("done", result))
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: to give it back, and get it cleared again, took a fifth of a training step."""
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
-            mallopt(parameter, value)
-
-
-def _follow_parent() -> None:
+def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
