@@ -51,8 +51,6 @@ def open_executor(cfg) -> Iterator[ItemRunner | None]:
             try:
                 return _connect(cfg, stack)
             except (OSError, RuntimeError, ValueError) as error:
-                if isinstance(error, WorkerError):
-                    raise
                 raise WorkerError(f"executor={cfg.executor.name} does not start: {error}") from error
 
         def map_items(*args, **options):
