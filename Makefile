@@ -42,7 +42,7 @@ lock:  ## make the lock files anew from pyproject.toml (needs uv)
 	@compile() { $(UV) --no-config pip compile -q --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $(ARGS) "$$@"; }; \
 	 compile --group build -o requirements-build.lock; \
-	 compile pyproject.toml --extra dev --extra dask -o requirements.lock
+	 compile pyproject.toml --extra experiments --extra dask --extra dev -o requirements.lock
 
 ##@ The paper
 

@@ -127,7 +127,9 @@ def _check_executor(executor: DictConfig, device: str) -> None:
         return
     for module in ("distributed", *(["dask_jobqueue"] if executor.name == "slurm" else [])):
         there = importlib.util.find_spec(module)
-        _require(there, f"executor={executor.name} needs {module}: make env, or pip install 'leep[dask]'")
+        _require(
+            there, f"executor={executor.name} needs {module}: make env, or pip install 'leep-transferability[dask]'"
+        )
     _require(
         device in ("cpu", "cuda"),
         f"engine.device must be cpu or cuda with executor={executor.name}, which gives each worker a GPU, got {device}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,20 +146,21 @@ def check_data(setting: str, train_labels: np.ndarray, **parameters) -> None:
     """Raise `ValueError` if the data set has too few classes, or examples in a class, for some task of the setting."""
     counts = np.bincount(train_labels)
     counts = counts[counts > 0]
-    n_classes, per_class = {
+    least: dict[str, Callable[..., tuple[int, int]]] = {
         "large_balanced": lambda min_classes, max_classes: (max_classes, 1),
         "small_balanced": lambda n_classes, per_class: (n_classes, per_class),
         "small_imbalanced": lambda min_smaller, max_smaller, ratio: (2, max(ratio, 1) * max_smaller),
         "source_selection": lambda: (2, 1),
         "meta_transfer": lambda n_classes, per_class: (n_classes, per_class + 1),
-    }[setting](**parameters)
+    }
+    n_classes, per_class = least[setting](**parameters)
     if len(counts) < n_classes:
         raise ValueError(f"its tasks have up to {n_classes} classes, the data set has {len(counts)}")
     if counts.min() < per_class:
         raise ValueError(f"its tasks take up to {per_class} training examples of a class, one class has {counts.min()}")
 
 
-DRAW = {
+DRAW: dict[str, Callable[..., Task]] = {
     "large_balanced": draw_large_balanced,
     "small_balanced": draw_small_balanced,
     "small_imbalanced": draw_small_imbalanced,

@@ -489,6 +489,13 @@ def test_the_bundled_sample_is_read_where_there_is_nothing_else(nowhere):
     assert load_data("fashion_mnist").variant == "bundled sample"
 
 
+def test_the_bundled_sample_is_not_in_the_wheel(nowhere, monkeypatch):
+    monkeypatch.setitem(SAMPLES, "fashion_mnist", nowhere / "sample")
+    for look in (find_data, load_data):
+        with pytest.raises(DataMissing, match=r"fashion_mnist was not found: .*`make data`.*sample.*checkout.*wheel"):
+            look("fashion_mnist")
+
+
 def test_the_bundled_sample(sample):
     assert sample.train_images.shape == sample.test_images.shape == (10_000, 28, 28, 1)
     assert np.bincount(sample.train_labels).tolist() == [1000] * 10
