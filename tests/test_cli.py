@@ -367,11 +367,11 @@ def test_objects_in_a_file(refused):
 # the process
 
 
-def leep(*argv, **environment):
+def leep(*argv, stdout=subprocess.PIPE, **environment):
     command = [sys.executable, "-m", "leep.cli", *argv]
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
     variables = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables)
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=300, env=variables)
 
 
 def test_help_and_version_import_nothing_slow():
@@ -389,3 +389,11 @@ def test_a_process_and_a_terminal_without_the_letters(files):
     assert done.returncode == 0 and "n ? d" in done.stdout
     done = leep("score", "--labels", "none.npy")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_reader_that_stops_reading():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = leep("score", "outputs.npz", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
