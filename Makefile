@@ -1,5 +1,5 @@
 # Everything runs in .venv, which the first target that needs it builds from requirements.lock.
-#   PYTHON=…    the Python 3.11 that .venv is made of (default: python3.11, else python3)
+#   PYTHON=…    the Python 3.11 that .venv is made of (default: python3.11, else python3); any Python of test-library
 #   ARGS=…      passed on, e.g. make table1 ARGS='scale=paper', make test ARGS='-k leep'
 #   RESULTS=…   another folder of results to read
 #   EXTRA=…     an extra of pyproject.toml to install too: make env EXTRA=torch
@@ -12,6 +12,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV    := .venv
 UV      ?= uv
+# What the results of engine=torch were made with; the extra takes any.
+TORCH   := torch==2.13.0
 results  = $(or $(RESULTS),results)
 python   = $(VENV)/bin/python
 pip      = $(python) -m pip --disable-pip-version-check -q
@@ -27,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock requirements-build.lock
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed
-	@$(pip) install --no-build-isolation -e '.[$*]'
+	@$(pip) install --no-build-isolation -e '.[$*]' $(if $(filter torch,$*),$(TORCH))
 	@touch $@
 
 env: $(VENV)/.installed $(if $(EXTRA),$(VENV)/.installed-$(EXTRA))  ## build .venv from the lock file (EXTRA=torch: the torch engine too)
@@ -42,7 +44,7 @@ lock:  ## make the lock files anew from pyproject.toml (needs uv)
 	@compile() { $(UV) --no-config pip compile -q --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $(ARGS) "$$@"; }; \
 	 compile --group build -o requirements-build.lock; \
-	 compile pyproject.toml --extra dev --extra dask -o requirements.lock
+	 compile pyproject.toml --extra experiments --extra dask --extra dev -o requirements.lock
 
 ##@ The paper
 
@@ -84,24 +86,32 @@ test-slow: env  ## run the tests that take minutes
 test-torch: $(VENV)/.installed-torch  ## run the tests of the torch engine (installs torch)
 	$(pytest) -n 2 --dist loadfile -m 'torch and not slow' $(ARGS)
 
-lint: env  ## check style and format with ruff
+test-library:  ## test the wheel as users have it, on PYTHON=python3.13 with the newest NumPy (LIBRARY_NUMPY=1.23.5: that one)
+	@scripts/test_library.sh '$(or $(PYTHON),python3)' '$(LIBRARY_NUMPY)' $(ARGS)
+
+wheel: env  ## build the library's wheel into dist/
+	rm -rf build dist
+	$(pip) wheel --no-deps --no-build-isolation -w dist .
+
+lint: env  ## check style and format with ruff, types with mypy
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+	$(python) -m mypy
 
 format: env  ## apply ruff's format and safe fixes
 	$(python) -m ruff check --fix-only -q .
 	$(python) -m ruff format .
 
 clean:  ## delete caches and builds; keep .venv, data, checkpoints and results
-	rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	find . -path './$(VENV)*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-distclean: clean  ## clean, and delete .venv
-	rm -rf $(VENV)
+distclean: clean  ## clean, and delete .venv and those of test-library
+	rm -rf $(VENV) $(VENV)-library-*
 
 help:  ## print this
 	@awk 'BEGIN {FS = " *## *"; print "make TARGET [ARGS=…] [RESULTS=…] [EXTRA=torch] [PYTHON=…]"} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-11s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
+		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-12s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: env data imagenet lock table1 plan figures report readme bench test test-slow test-torch lint format clean distclean help
+.PHONY: env data imagenet lock table1 plan figures report readme bench test test-slow test-torch test-library wheel lint format clean distclean help

@@ -29,7 +29,7 @@ from leep.tasks import Task
 BUDGET = 1.5  # seconds that a piece is repeated for
 TEST_BATCH = 100  # images that a trained network is tested on at once
 _SCALING = (0.5,) * 3, (0.25,) * 3  # mean, deviation
-_PACKAGES = ("leep", "mxnet", "numpy", "numba", "scikit-learn", "torch")
+_PACKAGES = ("leep-transferability", "mxnet", "numpy", "numba", "scikit-learn", "torch")
 
 
 def _machine() -> str:

@@ -32,8 +32,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Checksum of a file's content, hexadecimal."""
+    digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_unzipped(name: str, size: int) -> None:

@@ -186,7 +186,8 @@ def _parse(path: Path, content: bytes, key: Sequence[str], columns: list[str] | 
     if header != (columns or header) or not {*key} <= {*header} or len({*header}) < len(header):
         expected = columns or list(key)
         raise ResultsError(f"{path} must have the columns {expected}, found {header}; move it away to compute it anew")
-    positions, found = [header.index(k) for k in key], {}
+    positions = [header.index(k) for k in key]
+    found: dict[tuple[str, ...], list[str]] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header) or not all(map(_is_sound, header, row)):
             raise ResultsError(f"{path}, line {number}: expected a value for each of {header}, got {row}; {remedy}")
@@ -225,7 +226,12 @@ def read_rows(path: Path, key: Sequence[str], others: Sequence[str]) -> pd.DataF
         raise ResultsError(f"{path} must have the columns {lacks} too, found {header}; move it away to compute it anew")
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows.values()])
-    return pd.read_csv(io.StringIO(text.getvalue()), float_precision="round_trip")
+    exact = dict.fromkeys(_NUMBERS, _number)  # pandas before 3.1 rounds the last digit
+    return pd.read_csv(io.StringIO(text.getvalue()), converters=exact)
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
 
 
 def read_runs(root: Path) -> pd.DataFrame:

@@ -170,7 +170,7 @@ def _partial(r: np.ndarray) -> np.ndarray:
 
 def _p_value(r: float, degrees: int) -> float:
     """Two-sided, of Student's t."""
-    t = abs(r) * np.sqrt(degrees / max(1 - r * r, np.finfo(float).tiny))
+    t = abs(r) * np.sqrt(degrees / max(1 - r * r, float(np.finfo(float).tiny)))
     return float(2 * special.stdtr(degrees, -t))
 
 

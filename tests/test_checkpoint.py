@@ -556,7 +556,7 @@ def test_damaged_pickles(form, noise, position):
 @pytest.mark.torch
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_torch_writes(form, path, protocol):
-    torch = pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    torch = pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 5).double())
     base = torch.randn(6, 5, 4)
     tensors = dict(net.state_dict())
@@ -579,7 +579,7 @@ def test_what_torch_writes(form, path, protocol):
 
 @pytest.mark.torch
 def test_whole_networks_and_sparse_tensors_are_refused(form, path):
-    torch = pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    torch = pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     for content in (torch.nn.Linear(2, 3), {"w": torch.eye(3).to_sparse()}, {"w": torch.zeros(2, dtype=torch.cfloat)}):
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
         with pytest.raises(WeightsError, match="which is refused: save the network's state_dict"):

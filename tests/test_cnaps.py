@@ -470,7 +470,7 @@ def test_an_unknown_variant_is_refused():
 
 
 def torch_learner(net):
-    pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     return create_engine("torch", threads=1).meta_learner(net)
 
 

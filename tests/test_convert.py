@@ -175,7 +175,7 @@ def torch_forward(weights, x):
 
 @pytest.mark.torch
 def test_gluon_computes_what_torch_computes():
-    torch = pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    torch = pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     import mxnet as mx
 
     rng = np.random.default_rng(0)

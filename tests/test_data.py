@@ -3,11 +3,14 @@ import os
 import pickle
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
+import leep
 from leep.data import READERS, SAMPLES, DataError, DataMissing, find_data, load_data, locate, search_path
 from leep.data.cifar import _read_binary, read_cifar10, read_cifar100
 from leep.data.dataset import check_labels
@@ -473,6 +476,9 @@ def test_the_hash_is_of_pixels_and_labels(tmp_path):
 # the bundled sample and the data sets themselves
 
 
+checkout = pytest.mark.skipif(Path(leep.__file__).parent.parent != ROOT, reason="the wheel has no sample")
+
+
 @pytest.fixture(scope="module")
 def sample():
     return read_fashion_mnist(SAMPLES["fashion_mnist"])
@@ -484,11 +490,20 @@ def full(name):
     return load_data(name)
 
 
+@checkout
 def test_the_bundled_sample_is_read_where_there_is_nothing_else(nowhere):
     assert find_data("fashion_mnist") == "bundled sample"
     assert load_data("fashion_mnist").variant == "bundled sample"
 
 
+def test_the_bundled_sample_is_not_in_the_wheel(nowhere, monkeypatch):
+    monkeypatch.setitem(SAMPLES, "fashion_mnist", nowhere / "sample")
+    for look in (find_data, load_data):
+        with pytest.raises(DataMissing, match=r"fashion_mnist was not found: .*`make data`.*sample.*checkout.*wheel"):
+            look("fashion_mnist")
+
+
+@checkout
 def test_the_bundled_sample(sample):
     assert sample.train_images.shape == sample.test_images.shape == (10_000, 28, 28, 1)
     assert np.bincount(sample.train_labels).tolist() == [1000] * 10
@@ -501,6 +516,7 @@ def test_the_bundled_sample(sample):
         assert path.stat().st_size < 5_000_000
 
 
+@checkout
 def test_the_bundled_sample_is_the_first_thousand_of_each_class(sample):
     data = full("fashion_mnist")
     assert data.sha256 == SHA256["fashion_mnist"]

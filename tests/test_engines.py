@@ -28,7 +28,7 @@ def images(n, size=32, seed=0):
 
 
 def torch_engine(**options):
-    pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     return create_engine("torch", threads=1, **options)
 
 

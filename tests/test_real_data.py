@@ -64,7 +64,7 @@ def test_the_source_model_says_something_of_the_target(passed):
 @pytest.mark.slow
 def test_engines_agree_on_the_whole_sample(net, sample):
     """Probabilities within 1e-5, features within 1e-5 of their largest, LEEP equal to 1e-6."""
-    pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     images = np.concatenate([sample.train_images, sample.test_images])
     (f1, p1), (f2, p2) = (outputs(create_engine(e).predictor(net), images) for e in ("gluon", "torch"))
     labels = np.concatenate([sample.train_labels, sample.test_labels])

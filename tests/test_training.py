@@ -440,7 +440,7 @@ def test_reference_models_draw_from_their_generator():
 @pytest.mark.torch
 @pytest.mark.parametrize("options", [*SGD, {"momentum": 0.9, "freeze_extractor": True}])
 def test_both_engines_train_the_same(task, options):
-    pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     source, states, curves = get_weights(smooth_net(10)), [], []
     for engine in ("gluon", "torch"):
         trainer = smooth_trainer(engine=engine, **options)
@@ -462,7 +462,7 @@ def test_both_engines_train_the_same(task, options):
 
 @pytest.mark.torch
 def test_second_task_of_a_torch_trainer_knows_nothing_of_the_first(task):
-    pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     start = get_weights(smooth_net())
     fresh, used = (smooth_trainer(engine="torch", momentum=0.9) for _ in range(2))
     train(used, get_weights(smooth_net(seed=np.random.SeedSequence(6))), task[0][::-1].copy(), task[1])
@@ -475,7 +475,7 @@ def test_second_task_of_a_torch_trainer_knows_nothing_of_the_first(task):
 @pytest.mark.torch
 @pytest.mark.parametrize("steps", [2, 4])
 def test_training_interrupted_in_one_engine_goes_on_in_the_other(seconds, task, tmp_path, steps):
-    pytest.importorskip("torch", reason="the torch engine needs the extra leep[torch]: make test-torch")
+    pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     start, saves = get_weights(smooth_net()), {"checkpoint": tmp_path / "task.npz", "checkpoint_seconds": 0}
     with pytest.raises(Interrupted):
         train(smooth_trainer(engine="torch", momentum=0.9), start, *task, report=stop_at(steps + 1), **saves)

@@ -58,6 +58,18 @@ def test_a_file(tmp_path):
     assert find_weights("net", "model", str(tmp_path / "mine.params")).origin == "mine.params"
 
 
+def test_bundled_weights_that_the_wheel_leaves_out(bundled):
+    (bundled / "net.params").unlink()
+    with pytest.raises(WeightsMissing, match=r"weights of net come with a checkout.* not with the wheel"):
+        find_weights("net", "model", "bundled")
+
+
+def test_gluons_weights_without_gluoncv(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WeightsMissing, match=r"need GluonCV: pip install 'leep-transferability\[experiments\]'"):
+        find_weights("net", "resnet18_v1", "gluon")
+
+
 def test_of_several_places_the_first_that_has_it(bundled, tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     mine = tmp_path / "mine.params"

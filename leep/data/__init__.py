@@ -80,11 +80,13 @@ def _find(name: str, root: str | Path | None, path: str | Path | None) -> tuple[
         return folder, "full"
     if (folder := locate(name, root)) is not None:
         return folder, "full"
-    if name in SAMPLES:
+    if name in SAMPLES and SAMPLES[name].is_dir():
         return SAMPLES[name], _SAMPLE
+    sample = "; a sample comes with a checkout of the repository, not with the wheel" if name in SAMPLES else ""
     raise DataMissing(
         f"{name} was not found: looked for a folder {', '.join(_FOLDERS[name])} in "
         f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to a folder that holds it"
+        f"{sample}"
     )
 
 

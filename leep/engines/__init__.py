@@ -72,5 +72,11 @@ def check_engine(name: str, precision: str, device: str) -> None:
             f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; "
             "use engine=torch for bfloat16 or CUDA"
         )
+    if name == "gluon" and importlib.util.find_spec("mxnet") is None:
+        raise ValueError(
+            "engine=gluon needs MXNet: make env, or in Python 3.11 pip install 'leep-transferability[experiments]'"
+        )
     if name == "torch" and importlib.util.find_spec("torch") is None:
-        raise ValueError("engine=torch needs PyTorch: make env EXTRA=torch, or pip install 'leep[torch]'")
+        raise ValueError(
+            "engine=torch needs PyTorch: make env EXTRA=torch, or pip install 'leep-transferability[torch]'"
+        )

@@ -1,6 +1,6 @@
 """The second engine: PyTorch executes the Gluon graph with the Gluon weights.
 
-It brings bfloat16 and CUDA to networks that are defined, and stored, in Gluon alone. Needs the extra `leep[torch]`.
+It brings bfloat16 and CUDA to networks that are defined, and stored, in Gluon alone. Needs the extra `torch`.
 """
 
 from __future__ import annotations

@@ -154,10 +154,12 @@ def _find_installed(name: str, package: str) -> Weights:
 
 
 def _find_bundled(name: str) -> Weights:
-    path = BUNDLED / f"{name}.params"
+    path, sums = BUNDLED / f"{name}.params", _known_sums()
     if not path.is_file():
-        raise WeightsMissing(f"no weights of {name} are bundled; give others, e.g. source.{name}.weights=my.params")
-    expected, found = _known_sums()[path.name], file_digest(path)
+        where = f"the weights of {name} come with a checkout of the repository, not with the wheel"
+        said = where if path.name in sums else f"no weights of {name} are bundled"
+        raise WeightsMissing(f"{said}; give others, e.g. source.{name}.weights=my.params")
+    expected, found = sums[path.name], file_digest(path)
     if found != expected:
         raise WeightsError(
             f"{short(path)} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout"
@@ -189,9 +191,14 @@ def gluon_sha1(model: str) -> str:
     Raises
     ------
     WeightsError
-        If the store has no weights of that name.
+        If the store has no weights of that name, or GluonCV is not installed.
     """
-    store = Path(importlib.util.find_spec("gluoncv").origin).parent / "model_zoo" / "model_store.py"
+    package = importlib.util.find_spec("gluoncv")
+    if package is None:
+        raise WeightsError(
+            "Gluon's weights need GluonCV: pip install 'leep-transferability[experiments]' (Python 3.11)"
+        )
+    store = Path(package.origin).parent / "model_zoo" / "model_store.py"
     found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text("utf-8"))
     if found is None:
         raise WeightsError(f"GluonCV has no weights of a model {model!r}")

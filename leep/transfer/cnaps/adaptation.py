@@ -67,7 +67,7 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
     path = BUNDLED / f"{source}.npz" if place == "bundled" else Path(place).expanduser()
     if not path.is_file():
         raise WeightsMissing(
-            f"adaptation networks for {source} are not in {short(path)}: "
+            f"adaptation networks for {source} are not in {short(path)} (the wheel has none, a checkout has some): "
             f"python scripts/train_cnaps.py 'source=[{source}]', then method.cnaps.weights=FILE"
         )
     try:

@@ -1,0 +1,58 @@
+"""The plots draw what their tables hold, on any matplotlib."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from leep import plots
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_scatter_has_the_tasks_and_the_best_fit_line(ax):
+    table = pd.DataFrame({"method": "retrain_head", "score": [-3.0, -2, -1], "accuracy": [0.2, 0.5, 0.5]})
+    assert plots.scatter(ax, table) is ax
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), table[["score", "accuracy"]])
+    # slope Σ(x − x̄)(y − ȳ) / Σ(x − x̄)² = 0.3 / 2, through (−2, 0.4)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[-3, 0.25], [-1, 0.55]])
+    assert labels(ax) == ["Re-train head"]
+
+
+def test_level_bars_have_means_errors_and_counts(ax):
+    table = pd.DataFrame({"method": "fine_tune", "level": [1, 1, 3], "accuracy": [0.2, 0.4, 0.9]})
+    plots.level_bars(ax, table)
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.3, 0.9])
+    assert [text.get_text() for text in ax.texts] == ["2", "1"]
+    (errors,) = ax.containers[0].lines[2]
+    # s = 0.1 · √2, divided by √2
+    np.testing.assert_allclose([np.ptp(line[:, 1]) for line in errors.get_segments()], [0.2, 0], atol=1e-12)
+
+
+def test_convergence_has_a_curve_a_level(ax):
+    rows = [(task, level, epoch, -level / (epoch + 1)) for task, level in ((0, 1), (1, 4)) for epoch in range(3)]
+    plots.convergence(ax, pd.DataFrame(rows, columns=["task", "level", "epoch", "difference"]))
+    assert labels(ax) == ["level 4 (1 task)", "level 1 (1 task)"]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [-4, -2, -4 / 3])
+
+
+def test_candidates_have_a_marker_each(ax):
+    table = pd.DataFrame({"title": ["b", "a"], "test_accuracy": [0.5, 0.7], "leep": [-2.0, np.nan]})
+    plots.candidates(ax, table, "leep", "LEEP")
+    (line,) = ax.lines
+    assert line.get_xydata().tolist() == [[-2, 0.5]]
+    assert line.get_label() == "b"
+
+
+def test_messages_and_notes(ax):
+    plots.note(plots.message(ax, "run this"), "word " * 40)
+    said, below = (text.get_text() for text in ax.texts)
+    assert said == "run this"
+    assert max(map(len, below.splitlines())) <= 64
