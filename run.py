@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     """Hand the composed configuration to the runner; what the user can mend is one message, no traceback."""
     from experiments.check import UserError
     from experiments.comparison import SETTING, compare
-    from experiments.plan import print_plan
+    from experiments.estimating.plan import print_plan
     from experiments.transfer import run
     from experiments.work import NothingToRun
     from leep.results import ResultsError

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, ListConfig
 
 from experiments import table1
 from experiments.check import UserError, check_config
+from experiments.estimating.plan import print_plan
 from experiments.executor import open_executor
-from experiments.plan import print_plan
 from experiments.transfer import run
 from experiments.work import NothingToRun, results_folder
 from leep.results import read_runs
