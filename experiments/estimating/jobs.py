@@ -96,13 +96,14 @@ def _count(work: Work, method: str, tasks: list[int], checkpoints: Path) -> tupl
 
 def _pieces(work: Work, method: str, tasks: list[int], trained: int, wide: float, tested: int) -> list[Piece]:
     """What the tasks take; next to nothing for nearest means."""
-    workers = work.workers if method not in READ_OUTPUTS else work.cfg.executor.workers or n_cores()
-    share = -(-len(tasks) // workers) / len(tasks)  # of the busiest worker, as if all tasks were alike
     options = {k: v for k, v in work.cfg.method[method].items() if k != "learning_rate"}
+    workers = work.workers if method not in READ_OUTPUTS else work.cfg.executor.workers or n_cores()
+    workers = 1 if options.get("implementation") == "gluon" else workers
+    share = -(-len(tasks) // workers) / len(tasks)  # of the busiest worker, as if all tasks were alike
     if method == "nearest_mean":
         return []
     if method == "cnaps":
-        what = {**work.adaptation.card, **work.parameters}
+        what = {**work.parameters, **{k: work.adaptation.card[k] for k in ("size", "variant")}}
         return [_piece(work, len(tasks), "CNAPs", partial(_adapt, work, tasks), what)]
     if method == "retrain_head":
         counts = {NARROW: (trained - wide) * share, WIDE: wide * share}
