@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 
 from hydra import compose
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from experiments.config.deviations import with_deviations
 from experiments.config.values import Engine, Executor, RunConfig, Source, Target
-from experiments.executor import EXECUTORS
+from experiments.executor import EXECUTORS, n_workers
 from leep.data import READERS
 from leep.engines import ENGINES, PRECISIONS, check_engine
 from leep.errors import Invalid
@@ -39,6 +39,8 @@ def resolve(cfg: DictConfig) -> RunConfig:
         ours = _values(cfg)
         paper = _paper_protocol(cfg)
         _check_keys(OmegaConf.to_container(cfg), OmegaConf.to_container(paper), "")
+        with open_dict(paper):
+            paper.target = cfg.target  # its files and sizes are the user's own
         return with_deviations(ours, _values(paper))
     except ValueError as error:
         raise Invalid(str(error)) from error
@@ -81,7 +83,7 @@ def _values(cfg: DictConfig) -> RunConfig:
         if method.takes_epochs:
             check_integer(f"epochs.{method.name}", cfg.epochs.get(method.name), 1)
     targets = tuple(_target(cfg, experiment, name) for name in cfg.target)
-    return RunConfig(
+    config = RunConfig(
         experiment=experiment,
         seed=cfg.seed,
         scale=cfg.scale.name,
@@ -99,6 +101,9 @@ def _values(cfg: DictConfig) -> RunConfig:
         strict=cfg.strict,
         plan=cfg.plan,
     )
+    here = n_workers(config) and (config.executor.name in ("local", "serial") or engine.device == "cpu")
+    _require(not cfg.plan or here, "plan=true is measured by this machine's own processes; give executor=local")
+    return config
 
 
 def _measures(given: object) -> tuple[str, ...]:
