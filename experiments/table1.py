@@ -163,7 +163,7 @@ def write(results: Path, runs: pd.DataFrame, seed: int) -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
     table = build_table(runs, seed)
     for suffix, text in (("csv", table.to_csv(index=False)), ("md", to_markdown(table)), ("tex", to_latex(table))):
-        write_atomically(results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
+        write_atomically(results / f"table1.{suffix}", text.encode())
     print(to_terminal(table))
     print(f"\nwritten: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
 

@@ -67,7 +67,7 @@ class Calibration:
             print(f"calibrating: {name} {what.get('model', what.get('experiment', ''))}", file=sys.stderr)
             costs[key] = measure(*more, **what)
             self._new.add(key)
-            write_atomically(self.path, lambda f: f.write(json.dumps(kept, indent=1).encode()))
+            write_atomically(self.path, json.dumps(kept, indent=1).encode())
         return costs[key]
 
     def _read(self) -> dict:

@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection, wait
 
 from joblib import Parallel, delayed
 
+from leep.errors import LeepError
+
 
 def run_in_order(function: Callable, items: Iterable, workers: int | None = 1) -> Iterator:
     """`function(item)` for every item, results in the items' order, each as soon as it and all before it are done.
@@ -40,7 +42,7 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class WorkerError(RuntimeError):
+class WorkerError(LeepError, RuntimeError):
     """A worker process could not start."""
 
 

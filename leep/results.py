@@ -28,6 +28,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from leep.errors import Invalid
 from leep.files import write_atomically
 
 _COUNTS = frozenset(["task", "n_classes", "n_examples", "epoch"])
@@ -35,8 +36,7 @@ _NUMBERS = frozenset(["score", "test_accuracy", "test_f1", "test_f1_macro"])
 _SHARED = ("task", "n_classes", "n_examples")  # what scores and transferred models are joined by
 
 
-class ResultsError(RuntimeError):
-    """The results folder cannot be used as it is; the message says how to mend it."""
+ResultsError = Invalid  # the results folder cannot be used as it is; the message says how to mend it
 
 
 def setting_hash(setting: Mapping) -> str:
@@ -66,7 +66,7 @@ def open_folder(folder: Path, setting: Mapping, notes: Mapping, provenance: Mapp
         if found["notes"] == dict(notes):
             return
         content["provenance"] = found["provenance"]
-    write_atomically(path, lambda f: f.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"))
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_setting(folder: Path) -> dict:
@@ -144,7 +144,7 @@ class Table:
         if ordered != rows:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([header, *ordered])
-            write_atomically(Path(self._file.name), lambda f: f.write(text.getvalue().encode()))
+            write_atomically(Path(self._file.name), text.getvalue().encode())
         self._file.close()
 
     def __enter__(self) -> Table:
