@@ -115,8 +115,6 @@ def _check_steps(file: io.BytesIO) -> None:
 class _DType:
     """Stands for a dtype of plain numbers while the pickle is read."""
 
-    __slots__ = ("dtype",)
-
     def __init__(self, code: str | bytes, *_):
         code = code.decode() if isinstance(code, bytes) else code
         if code not in _DTYPES:
@@ -131,25 +129,19 @@ class _DType:
 class _Array:
     """Stands for an array while the pickle is read, and shares the bytes in it."""
 
-    __slots__ = ("values",)
+    values: np.ndarray
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, raw = state
-        self.values = _array(raw, dtype, shape, "F" if fortran else "C")
+        self.fill(raw, dtype, shape, "F" if fortran else "C")
 
-
-def _array(raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> np.ndarray:
-    if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise UnpicklingError("an array of an impossible shape")
-    if not isinstance(raw, bytes | bytearray) or math.prod(shape) * dtype.dtype.itemsize != len(raw):
-        raise UnpicklingError(f"an array of shape {shape} with more or fewer bytes")
-    return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
-
-
-def _from_buffer(raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str, *_) -> _Array:
-    array = _Array()
-    array.values = _array(raw, dtype, shape, order)
-    return array
+    def fill(self, raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str, *_) -> _Array:
+        if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+            raise UnpicklingError("an array of an impossible shape")
+        if not isinstance(raw, bytes | bytearray) or math.prod(shape) * dtype.dtype.itemsize != len(raw):
+            raise UnpicklingError(f"an array of shape {shape} with more or fewer bytes")
+        self.values = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
+        return self
 
 
 def _scalar(dtype: _DType, raw: bytes) -> np.generic:
@@ -157,18 +149,18 @@ def _scalar(dtype: _DType, raw: bytes) -> np.generic:
     return value
 
 
-class _Encoder:
-    """What protocol 2 calls for `bytes`, in the one encoding that it uses. Repeated calls give the same bytes."""
+def _encoder() -> Callable:
+    """What protocol 2 calls for `bytes`. A text is encoded once, because a pickle may ask for it many times."""
+    encoded: dict[str, bytes] = {}
 
-    def __init__(self):
-        self._encoded: dict[str, bytes] = {}
-
-    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
+    def encode(text: str, encoding: str = "latin1") -> bytes:
         if type(text) is not str or encoding != "latin1":
             raise UnpicklingError("an encoding that is not latin1")
-        if text not in self._encoded:
-            self._encoded[text] = text.encode("latin1")
-        return self._encoded[text]
+        if text not in encoded:
+            encoded[text] = text.encode("latin1")
+        return encoded[text]
+
+    return encode
 
 
 def unpickle_arrays(file: io.BytesIO) -> object:
@@ -195,11 +187,11 @@ def unpickle_arrays(file: io.BytesIO) -> object:
     >>> unpickle_arrays(io.BytesIO(pickle.dumps({"labels": [3, 1], "data": np.array([5, 7], np.uint8)})))
     {'labels': [3, 1], 'data': array([5, 7], dtype=uint8)}
     """
-    admitted = {"numpy.ndarray": None, "numpy.dtype": _DType, "_codecs.encode": _Encoder()}
+    admitted = {"numpy.ndarray": None, "numpy.dtype": _DType, "_codecs.encode": _encoder()}
     for core in ("numpy.core", "numpy._core"):  # of NumPy 1 and 2
         admitted[f"{core}.multiarray._reconstruct"] = lambda *_: _Array()
         admitted[f"{core}.multiarray.scalar"] = _scalar
-        admitted[f"{core}.numeric._frombuffer"] = _from_buffer  # of protocol 5
+        admitted[f"{core}.numeric._frombuffer"] = lambda *arguments: _Array().fill(*arguments)  # of protocol 5
     content = unpickle(file, admitted)
     if isinstance(content, dict):
         content = {key: value.values if isinstance(value, _Array) else value for key, value in content.items()}

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from leep.data import READERS, find_data, load_data, locate, search_path
-from leep.data.cifar import read_cifar10, read_cifar100
 from leep.data.dataset import check_labels
 from leep.data.folder import read_folder
 from leep.data.idx import FILES, read_fashion_mnist
@@ -93,7 +92,7 @@ def hwc(pixels):
 
 def test_cifar10_binary(tmp_path):
     pixels, labels = write_cifar10_binary(tmp_path, np.random.default_rng(0))
-    data = read_cifar10(tmp_path)
+    data = READERS["cifar10"].read(tmp_path)
     np.testing.assert_array_equal(data.train_images, hwc(pixels[:10]))
     np.testing.assert_array_equal(data.test_images, hwc(pixels[10:]))
     np.testing.assert_array_equal(data.train_labels, labels[:10])
@@ -101,15 +100,15 @@ def test_cifar10_binary(tmp_path):
     assert data.train_labels.dtype == np.int64
     assert data.class_names == tuple(f"class {k}" for k in range(10))
     (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n\n")
-    assert read_cifar10(tmp_path).class_names == tuple("abcdefghij")
+    assert READERS["cifar10"].read(tmp_path).class_names == tuple("abcdefghij")
     (tmp_path / "batches.meta.txt").write_text("a\nb\n")
     with pytest.raises(Invalid, match=r"batches\.meta\.txt: expected 10 class names, found 2"):
-        read_cifar10(tmp_path)
+        READERS["cifar10"].read(tmp_path)
 
 
 def test_cifar100_binary_takes_the_fine_label(tmp_path):
     pixels, fine = write_cifar100_binary(tmp_path, np.random.default_rng(1))
-    data = read_cifar100(tmp_path)
+    data = READERS["cifar100"].read(tmp_path)
     np.testing.assert_array_equal(data.train_labels, fine[:3])
     np.testing.assert_array_equal(data.test_labels, fine[3:])
     np.testing.assert_array_equal(data.test_images, hwc(pixels[3:]))
@@ -129,9 +128,9 @@ def test_both_layouts_of_cifar_are_the_same_data(tmp_path):
     (python / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"%d" % k for k in range(10)]}, 2))
     (python100 / "train").write_bytes(python2_pickle(fine_pixels[:3], b"fine_labels", fine[:3]))
     (python100 / "test").write_bytes(python2_pickle(fine_pixels[3:], b"fine_labels", fine[3:]))
-    assert read_cifar10(python).sha256 == read_cifar10(tmp_path / "binary").sha256
-    assert read_cifar10(python).class_names == tuple("0123456789")
-    assert read_cifar100(python100).sha256 == read_cifar100(tmp_path / "binary100").sha256
+    assert READERS["cifar10"].read(python).sha256 == READERS["cifar10"].read(tmp_path / "binary").sha256
+    assert READERS["cifar10"].read(python).class_names == tuple("0123456789")
+    assert READERS["cifar100"].read(python100).sha256 == READERS["cifar100"].read(tmp_path / "binary100").sha256
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -143,7 +142,7 @@ def test_batches_that_python_3_saved_again(tmp_path, protocol, keys):
     names = {keys("fine_label_names"): [keys(f"name {k}") for k in range(100)]}
     for name, content in (("train", batch), ("test", batch), ("meta", names)):
         (tmp_path / name).write_bytes(pickle.dumps(content, protocol))
-    data = read_cifar100(tmp_path)
+    data = READERS["cifar100"].read(tmp_path)
     np.testing.assert_array_equal(data.train_images, hwc(pixels))
     assert data.train_labels.tolist() == [7, 99]
     assert data.class_names[:2] == ("name 0", "name 1")
@@ -164,7 +163,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, protoco
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(payload)
     with pytest.raises(Invalid, match=r"train: .*posix\.mkdir"):
-        read_cifar100(tmp_path)
+        READERS["cifar100"].read(tmp_path)
     assert not victim.exists()
     pickle.loads(payload)  # the payload does work where it is let
     assert victim.exists()
@@ -178,7 +177,7 @@ def test_what_is_not_a_plain_pickle_is_refused(tmp_path, content):
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(Invalid, match="train: not a pickle"):
-        read_cifar100(tmp_path)
+        READERS["cifar100"].read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_a_wrong_python_batch_is_refused(tmp_path, batch, message):
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(pickle.dumps(batch, 2))
     with pytest.raises(Invalid, match=f"train: {message}"):
-        read_cifar100(tmp_path)
+        READERS["cifar100"].read(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 3072, 3073 * 2])
@@ -207,14 +206,14 @@ def test_a_truncated_binary_batch_is_refused(tmp_path, cut):
     path = tmp_path / "data_batch_4.bin"
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(Invalid, match=r"data_batch_4\.bin: must be a whole number of 3073-byte records.*truncated"):
-        read_cifar10(tmp_path)
+        READERS["cifar10"].read(tmp_path)
 
 
 def test_binary_labels_out_of_range_are_refused(tmp_path):
     write_cifar10_binary(tmp_path, np.random.default_rng(5))
     write_binary(tmp_path / "test_batch.bin", pixels_of(np.random.default_rng(5), 2), [9, 10])
     with pytest.raises(Invalid, match=r"test_batch\.bin: labels must be 0 … 9, found 10"):
-        read_cifar10(tmp_path)
+        READERS["cifar10"].read(tmp_path)
     assert check_labels(np.array([0, 9], np.uint8), 10, "x").tolist() == [0, 9]
 
 

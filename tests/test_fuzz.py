@@ -24,7 +24,7 @@ from test_data import TRAIN_IMAGES, header, python2_pickle
 from test_meta_training import CARD, find
 from test_results import COLUMNS, table
 
-from leep.data.cifar import read_cifar100
+from leep.data import READERS
 from leep.data.folder import read_image
 from leep.data.idx import read_idx
 from leep.errors import Invalid
@@ -55,7 +55,7 @@ def read_cifar(path):
     with tempfile.TemporaryDirectory() as folder:
         for split in ("train", "test"):
             Path(folder, split + path.suffix).symlink_to(path)
-        return read_cifar100(Path(folder))
+        return READERS["cifar100"].read(Path(folder))
 
 
 IDX = header(0x0803, 2, 4, 4) + bytes(32)

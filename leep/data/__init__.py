@@ -5,26 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from leep.data.cifar import holds_cifar10, holds_cifar100, read_cifar10, read_cifar100
+from leep.data.cifar import CIFAR10, CIFAR100, Cifar, holds_cifar, read_cifar
 from leep.data.dataset import DataSet
 from leep.data.folder import read_folder
 from leep.data.idx import holds_fashion_mnist, read_fashion_mnist
 from leep.errors import Invalid, Missing
 from leep.files import short
 
-__all__ = [
-    "READERS",
-    "DataError",
-    "DataMissing",
-    "DataSet",
-    "Reader",
-    "find_data",
-    "load_data",
-    "locate",
-    "search_path",
-]
+__all__ = ["READERS", "DataSet", "Reader", "find_data", "load_data", "locate", "search_path"]
 
 DataMissing, DataError = Missing, Invalid
 _SAMPLE = "bundled sample"
@@ -53,34 +44,20 @@ class Reader:
     sample: Path | None = None
 
 
+def _cifar(cifar: Cifar, *archives: str) -> Reader:
+    """The reader of CIFAR-10 or CIFAR-100, and the folders in its official archives."""
+    folders = (cifar.name, *(f"{cifar.name}/{archive}" for archive in archives), *archives)
+    return Reader(partial(read_cifar, cifar), partial(holds_cifar, cifar), folders)
+
+
 READERS = {
-    "cifar10": Reader(
-        read_cifar10,
-        holds_cifar10,
-        (
-            "cifar10",
-            "cifar10/cifar-10-batches-bin",
-            "cifar10/cifar-10-batches-py",
-            "cifar-10-batches-bin",
-            "cifar-10-batches-py",
-        ),
-    ),
-    "cifar100": Reader(
-        read_cifar100,
-        holds_cifar100,
-        (
-            "cifar100",
-            "cifar100/cifar-100-binary",
-            "cifar100/cifar-100-python",
-            "cifar-100-binary",
-            "cifar-100-python",
-        ),
-    ),
+    "cifar10": _cifar(CIFAR10, "cifar-10-batches-bin", "cifar-10-batches-py"),
+    "cifar100": _cifar(CIFAR100, "cifar-100-binary", "cifar-100-python"),
     "fashion_mnist": Reader(
         read_fashion_mnist,
         holds_fashion_mnist,
         ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
-        Path(__file__).parent / "sample" / "fashion_mnist",
+        sample=Path(__file__).parent / "sample" / "fashion_mnist",
     ),
     "folder": Reader(read_folder),  # takes the path of the folder, and a size
 }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,95 +13,64 @@ from leep.errors import Invalid
 from leep.unpickle import unpickle_arrays
 
 _PIXELS = 3 * 32 * 32
+_BATCHES = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
 
 
-@dataclass(frozen=True)
-class _Cifar:
-    """One of the two data sets.
-
-    Attributes
-    ----------
-    layouts : file names by layout, the test file last
-    names : file of the class names by layout
-    label_bytes : bytes of labels in a binary record, of which the last counts
-    labels_key, names_key : keys of the labels and of the class names in the pickled dictionaries
-    """
+class Cifar(NamedTuple):
+    """One of the two data sets."""
 
     name: str
     n_classes: int
-    layouts: Mapping[str, Sequence[str]]
-    names: Mapping[str, str]
-    label_bytes: int
-    labels_key: str
+    label_bytes: int  # in a binary record; the last counts
+    labels_key: str  # of the pickled dictionaries
     names_key: str
+    layouts: dict[str, list[str]]  # file names by layout, the test file last
+    names_files: dict[str, str]  # of the class names, by layout
 
 
-_CIFAR10 = _Cifar(
+CIFAR10 = Cifar(
     "cifar10",
-    10,
-    {
-        "binary": [*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"],
-        "python": [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"],
-    },
-    {"binary": "batches.meta.txt", "python": "batches.meta"},
-    1,
-    "labels",
-    "label_names",
+    n_classes=10,
+    label_bytes=1,
+    labels_key="labels",
+    names_key="label_names",
+    layouts={"binary": [f"{name}.bin" for name in _BATCHES], "python": _BATCHES},
+    names_files={"binary": "batches.meta.txt", "python": "batches.meta"},
 )
-_CIFAR100 = _Cifar(
+CIFAR100 = Cifar(
     "cifar100",
-    100,
-    {"binary": ["train.bin", "test.bin"], "python": ["train", "test"]},
-    {"binary": "fine_label_names.txt", "python": "meta"},
-    2,
-    "fine_labels",
-    "fine_label_names",
+    n_classes=100,
+    label_bytes=2,
+    labels_key="fine_labels",
+    names_key="fine_label_names",
+    layouts={"binary": ["train.bin", "test.bin"], "python": ["train", "test"]},
+    names_files={"binary": "fine_label_names.txt", "python": "meta"},
 )
 
 
-def holds_cifar10(folder: Path) -> bool:
-    """Whether the folder holds CIFAR-10 in either layout; `Invalid` if only a part of it."""
-    return complete_layout(folder, _CIFAR10.layouts) is not None
+def holds_cifar(cifar: Cifar, folder: Path) -> bool:
+    """Whether the folder holds the data set in either layout; `Invalid` if only a part of it."""
+    return complete_layout(folder, cifar.layouts) is not None
 
 
-def holds_cifar100(folder: Path) -> bool:
-    """Whether the folder holds CIFAR-100 in either layout; `Invalid` if only a part of it."""
-    return complete_layout(folder, _CIFAR100.layouts) is not None
-
-
-def read_cifar10(folder: Path) -> DataSet | None:
-    """Read CIFAR-10 from a folder in either layout; None if the folder holds neither.
+def read_cifar(cifar: Cifar, folder: Path) -> DataSet | None:
+    """Read a data set from a folder in either layout, CIFAR-100 with its fine labels; None if it holds neither.
 
     Raises
     ------
     Invalid
         If a file is missing, truncated or damaged.
     """
-    return _read(_CIFAR10, folder)
-
-
-def read_cifar100(folder: Path) -> DataSet | None:
-    """Read CIFAR-100 with its fine labels from a folder in either layout; None if the folder holds neither.
-
-    Raises
-    ------
-    Invalid
-        If a file is missing, truncated or damaged.
-    """
-    return _read(_CIFAR100, folder)
-
-
-def _read(cifar: _Cifar, folder: Path) -> DataSet | None:
     layout = complete_layout(folder, cifar.layouts)
     if layout is None:
         return None
     read = _read_binary if layout == "binary" else _read_python
     *train, test = (read(folder / name, cifar) for name in cifar.layouts[layout])
     images, labels = train[0] if len(train) == 1 else (np.concatenate(parts) for parts in zip(*train))
-    return DataSet(cifar.name, images, labels, *test, _read_names(folder / cifar.names[layout], cifar))
+    return DataSet(cifar.name, images, labels, *test, _read_names(folder / cifar.names_files[layout], cifar))
 
 
-def _read_binary(path: Path, cifar: _Cifar) -> tuple[np.ndarray, np.ndarray]:
+def _read_binary(path: Path, cifar: Cifar) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of records of one or two label bytes and 3,072 pixel bytes."""
     size, record = path.stat().st_size, cifar.label_bytes + _PIXELS
     if size == 0 or size % record:
@@ -112,7 +80,7 @@ def _read_binary(path: Path, cifar: _Cifar) -> tuple[np.ndarray, np.ndarray]:
     return _as_images(rows[:, cifar.label_bytes :]), check_labels(labels, cifar.n_classes, path)
 
 
-def _read_python(path: Path, cifar: _Cifar) -> tuple[np.ndarray, np.ndarray]:
+def _read_python(path: Path, cifar: Cifar) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a pickled dictionary: `data`, (n, 3072) uint8, and a list of integers."""
     batch, key = _load_dictionary(path), cifar.labels_key
     if "data" not in batch or key not in batch:
@@ -125,7 +93,7 @@ def _read_python(path: Path, cifar: _Cifar) -> tuple[np.ndarray, np.ndarray]:
     return _as_images(pixels), check_labels(np.array(labels), cifar.n_classes, path)
 
 
-def _read_names(path: Path, cifar: _Cifar) -> tuple[str, ...]:
+def _read_names(path: Path, cifar: Cifar) -> tuple[str, ...]:
     """Class names of a text file or of a pickled dictionary; numbers if the file is absent."""
     if not path.is_file():
         return tuple(f"class {k}" for k in range(cifar.n_classes))

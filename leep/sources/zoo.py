@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import mxnet as mx
 import numpy as np
@@ -21,7 +22,7 @@ from leep.sources.weights import CHECKPOINTS
 SHALLOW = "cifar_resnet8_v1"  # GluonCV builds it, but lists no model of less than 20 layers
 
 
-def import_model_zoo():
+def import_model_zoo() -> ModuleType:
     """Import GluonCV's `model_zoo` and undo what the import does to the process.
 
     Torch is hidden meanwhile, because GluonCV refuses to import beside torch ≥ 2. Pillow's flag is set back, because
