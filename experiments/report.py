@@ -174,7 +174,7 @@ def main() -> None:
     """Write report.html into the results folder."""
     results, runs, seed = results_arguments(__doc__)
     page = render(results, runs, seed)
-    write_atomically(results / "report.html", lambda f: f.write(page.encode()))
+    write_atomically(results / "report.html", page.encode())
     print(f"written: {results / 'report.html'}")
 
 

@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 
 from experiments.table1_text import MEASURES, TRIVIAL, WORDING, to_latex, to_markdown, to_terminal
 from experiments.terminal import run_main
-from leep.data import DataError, DataMissing, find_data
+from leep.data import find_data
+from leep.errors import Invalid, Missing
 from leep.files import write_atomically
 from leep.results import read_runs
-from leep.sources.weights import WeightsError, WeightsMissing, find_weights
+from leep.sources.weights import find_weights
 from leep.statistics import metric_of, paired_difference, partial_pearson, pearson
 
 COLUMNS = [
@@ -88,11 +89,11 @@ def what_is_needed(row, seed: int = 0) -> str:
     source = OmegaConf.load(_ROOT / "conf" / "source" / f"{row['source']}.yaml")[row["source"]]
     try:
         find_weights(row["source"], source.model, source.weights)
-    except (WeightsMissing, WeightsError):
+    except (Missing, Invalid):
         lacks.append(f"weights of {row['source_model']} trained on {row['source_data']} (make data)")
     try:
         find_data(row["target"])
-    except (DataMissing, DataError):
+    except (Missing, Invalid):
         lacks.append(f"{row['target_data']} (make data)")
     if row["method"] == "cnaps":
         lacks.append(f"CNAPs meta-trained for {row['source']} (scripts/train_cnaps.py)")
@@ -163,7 +164,7 @@ def write(results: Path, runs: pd.DataFrame, seed: int) -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
     table = build_table(runs, seed)
     for suffix, text in (("csv", table.to_csv(index=False)), ("md", to_markdown(table)), ("tex", to_latex(table))):
-        write_atomically(results / f"table1.{suffix}", lambda f, text=text: f.write(text.encode()))
+        write_atomically(results / f"table1.{suffix}", text.encode())
     print(to_terminal(table))
     print(f"\nwritten: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
 

@@ -15,10 +15,10 @@ def print_in_any_locale() -> None:
 
 def run_main(main: Callable[[], None]) -> None:
     """Call the `main` of a command that reads results."""
-    from leep.results import ResultsError  # imports pandas, for which `run.py --help` does not wait
+    from leep.results import Invalid  # imports pandas, for which `run.py --help` does not wait
 
     print_in_any_locale()
     try:
         main()
-    except (ResultsError, OSError) as error:
+    except (Invalid, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).stem}: {error}")

@@ -28,15 +28,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from leep.errors import Invalid
 from leep.files import write_atomically
 
 _COUNTS = frozenset(["task", "n_classes", "n_examples", "epoch"])
 _NUMBERS = frozenset(["score", "test_accuracy", "test_f1", "test_f1_macro"])
 _SHARED = ("task", "n_classes", "n_examples")  # what scores and transferred models are joined by
-
-
-class ResultsError(RuntimeError):
-    """The results folder cannot be used as it is; the message says how to mend it."""
 
 
 def setting_hash(setting: Mapping) -> str:
@@ -52,7 +49,7 @@ def open_folder(folder: Path, setting: Mapping, notes: Mapping, provenance: Mapp
 
     Raises
     ------
-    ResultsError
+    Invalid
         If the folder holds rows of another setting.
     """
     path = folder / "setting.json"
@@ -60,17 +57,15 @@ def open_folder(folder: Path, setting: Mapping, notes: Mapping, provenance: Mapp
     if path.exists():
         found = read_setting(folder)
         if found["setting"] != json.loads(json.dumps(setting)):
-            raise ResultsError(
-                f"{folder} holds rows of another configuration; move it away, or give another results folder"
-            )
+            raise Invalid(f"{folder} holds rows of another configuration; move it away, or give another results folder")
         if found["notes"] == dict(notes):
             return
         content["provenance"] = found["provenance"]
-    write_atomically(path, lambda f: f.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"))
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_setting(folder: Path) -> dict:
-    """`setting`, `notes` and `provenance` of a run's folder; `ResultsError` where the file is damaged."""
+    """`setting`, `notes` and `provenance` of a run's folder; `Invalid` where the file is damaged."""
     path = folder / "setting.json"
     try:
         content = json.loads(path.read_bytes())
@@ -82,8 +77,8 @@ def read_setting(folder: Path) -> dict:
     return parts
 
 
-def _damaged(path: Path | str, error: Exception) -> ResultsError:
-    return ResultsError(f"{path} is damaged ({error!r}); move its folder away to compute it anew")
+def _damaged(path: Path | str, error: Exception) -> Invalid:
+    return Invalid(f"{path} is damaged ({error!r}); move its folder away to compute it anew")
 
 
 class Table:
@@ -98,7 +93,7 @@ class Table:
 
     Raises
     ------
-    ResultsError
+    Invalid
         If another process writes to the file, its columns are others, a row is damaged, or two rows contradict.
     """
 
@@ -112,7 +107,7 @@ class Table:
                 raise BlockingIOError
         except BlockingIOError:
             self._file.close()
-            raise ResultsError(
+            raise Invalid(
                 f"{path} is being written by another run; wait for it, or give another results folder"
             ) from None
         try:
@@ -144,7 +139,7 @@ class Table:
         if ordered != rows:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([header, *ordered])
-            write_atomically(Path(self._file.name), lambda f: f.write(text.getvalue().encode()))
+            write_atomically(Path(self._file.name), text.getvalue().encode())
         self._file.close()
 
     def __enter__(self) -> Table:
@@ -174,7 +169,7 @@ def _parse(path: Path, content: bytes, key: Sequence[str], columns: list[str] | 
 
     Raises
     ------
-    ResultsError
+    Invalid
         If the columns are not `columns`, or lack one of the key; if a row has not a sound value in each column; or if
         two rows have one key and differ.
     """
@@ -182,18 +177,18 @@ def _parse(path: Path, content: bytes, key: Sequence[str], columns: list[str] | 
     try:
         header, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
     except (ValueError, csv.Error) as error:
-        raise ResultsError(f"{path} is damaged ({error}); move it away to compute it anew") from error
+        raise Invalid(f"{path} is damaged ({error}); move it away to compute it anew") from error
     if header != (columns or header) or not {*key} <= {*header} or len({*header}) < len(header):
         expected = columns or list(key)
-        raise ResultsError(f"{path} must have the columns {expected}, found {header}; move it away to compute it anew")
+        raise Invalid(f"{path} must have the columns {expected}, found {header}; move it away to compute it anew")
     positions = [header.index(k) for k in key]
     found: dict[tuple[str, ...], list[str]] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header) or not all(map(_is_sound, header, row)):
-            raise ResultsError(f"{path}, line {number}: expected a value for each of {header}, got {row}; {remedy}")
+            raise Invalid(f"{path}, line {number}: expected a value for each of {header}, got {row}; {remedy}")
         name = tuple(row[p] for p in positions)
         if found.setdefault(name, row) != row:
-            raise ResultsError(
+            raise Invalid(
                 f"{path}, line {number}: {', '.join(map(' '.join, zip(key, name)))} has another row before, "
                 f"{found[name]}, got {row}; delete both to compute them anew"
             )
@@ -216,14 +211,14 @@ def read_rows(path: Path, key: Sequence[str], others: Sequence[str]) -> pd.DataF
 
     Raises
     ------
-    ResultsError
+    Invalid
         If a column of `key` or `others` is missing, a row is damaged, or two rows have one key and differ.
     """
     if not (whole := _whole_lines(path)):
         return pd.DataFrame()
     header, rows = _parse(path, whole, key)
     if lacks := [name for name in others if name not in header]:
-        raise ResultsError(f"{path} must have the columns {lacks} too, found {header}; move it away to compute it anew")
+        raise Invalid(f"{path} must have the columns {lacks} too, found {header}; move it away to compute it anew")
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows.values()])
     exact = dict.fromkeys(_NUMBERS, _number)  # pandas before 3.1 rounds the last digit
@@ -243,7 +238,7 @@ def read_runs(root: Path) -> pd.DataFrame:
 
     Raises
     ------
-    ResultsError
+    Invalid
         If a file is damaged.
     """
     frames = []

@@ -1,4 +1,4 @@
-"""Download the data sets and Gluon's pre-trained weights; what is there and right is left as it is.
+"""Download the data sets and Gluon's pre-trained weights. A file that is there and right is not downloaded again.
 
 python scripts/fetch_data.py                              # all of them, about 400 MB
 python scripts/fetch_data.py --only cifar100 fashion_mnist
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pooch
 
-from leep.data.fetch import DATA_SETS, GLUON_MODELS, DownloadError, fetch_data_set, fetch_weights
+from leep.data.fetch import DATA_SETS, GLUON_MODELS, fetch_data_set, fetch_weights
+from leep.errors import LeepError
 
 GLUON = "gluon"
 
@@ -25,13 +26,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=choices, default=choices, metavar="WHAT", help=", ".join(choices))
     parser.add_argument("--root", type=Path, help="folder of the data sets (default: $MXNET_HOME/datasets)")
     parser.add_argument(
-        "--models", nargs="+", default=GLUON_MODELS, help="models whose weights are got ($MXNET_HOME/models)"
+        "--models", nargs="+", default=GLUON_MODELS, help="models whose weights are downloaded ($MXNET_HOME/models)"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fetch what was asked for; 1 if something could not be had, after all the rest was tried."""
+    """Fetch what was asked for. The exit status is 1 if something failed, after all the rest was tried."""
     options = parse(arguments)
     pooch.get_logger().setLevel(logging.WARNING)
     jobs = [(fetch_data_set, name, options.root) for name in options.only if name != GLUON]
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     for fetch, *values in jobs:
         try:
             print(fetch(*values), flush=True)
-        except (DownloadError, ValueError, OSError) as error:
+        except (LeepError, OSError) as error:
             print(error, file=sys.stderr)
             failed = True
     return int(failed)

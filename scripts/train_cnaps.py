@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from leep.data import READERS, DataMissing, load_data
+from leep.data import READERS, load_data
 from leep.engines import create_engine
+from leep.errors import Missing
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import WeightsMissing, find_weights
+from leep.sources.weights import find_weights
 from leep.transfer.cnaps.adaptation import build_cnaps, save_adaptation
 from leep.transfer.cnaps.episodes import MIN_WAYS
 from leep.transfer.cnaps.meta_training import Pool, meta_train, validate
@@ -49,7 +50,7 @@ def main(cfg) -> None:
     """Meta-train, log every validation, and write `adaptation.npz` of the best one at the end."""
     try:
         run(cfg)
-    except (WeightsMissing, DataMissing, ValueError, FloatingPointError) as error:
+    except (Missing, ValueError, FloatingPointError) as error:
         sys.exit(f"train_cnaps: {error}")
 
 

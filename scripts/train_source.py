@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import ListConfig, OmegaConf
 
-from leep.data import DataMissing, DataSet, load_data
+from leep.data import DataSet, load_data
 from leep.data.augment import crop_and_flip
 from leep.engines import create_engine
+from leep.errors import Missing
 from leep.files import write_atomically
 from leep.progress import progress
 from leep.sources.preprocess import Preprocessing
@@ -73,7 +74,7 @@ def main(cfg) -> None:
     (source,) = cfg.source.values()
     try:
         data = load_data(source.trained_on.lower(), root=cfg.data.root)
-    except (DataMissing, ValueError) as error:  # DataError is a ValueError
+    except (Missing, ValueError) as error:  # Invalid is a ValueError
         sys.exit(f"train_source: cannot read {source.trained_on}: {error}")
     known = range(len(data.class_names))
     classes = known if cfg.classes is None else cfg.classes

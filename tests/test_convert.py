@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from leep.errors import Invalid
 from leep.sources.convert import from_torch
-from leep.sources.weights import WeightsError
 
 RESNETS = {"resnet18_v1b": (2, 2, 2, 2), "resnet34_v1b": (3, 4, 6, 3), "resnet50_v1b": (3, 4, 6, 3)}
 MOBILENETS = {"mobilenet1.0": 1.0, "mobilenet0.75": 0.75, "mobilenet0.5": 0.5, "mobilenet0.25": 0.25}
@@ -107,7 +107,7 @@ def test_a_1x1_convolution_is_a_dense_layer():
     converted = from_torch("mobilenet1.0", arrays, shapes)
     np.testing.assert_array_equal(converted["output.weight"], weight[:, :, 0, 0])
     arrays["n.weight"] = np.ones((2, 1, 1), np.float32)  # of nothing else
-    with pytest.raises(WeightsError, match=r"of a wrong shape: n.weight \(2, 1, 1\) for features.1.gamma \(2,\)$"):
+    with pytest.raises(Invalid, match=r"of a wrong shape: n.weight \(2, 1, 1\) for features.1.gamma \(2,\)$"):
         from_torch("mobilenet1.0", arrays, shapes)
 
 
@@ -116,7 +116,7 @@ def test_all_that_does_not_fit_is_listed():
     arrays = numbered(torch_resnet("resnet18_v1b", 12))
     del arrays["layer3.1.bn2.running_var"], arrays["conv1.weight"]
     arrays |= {"conv1.bias": np.zeros(64), "fc.extra": np.zeros((1, 2))}
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(Invalid) as error:
         from_torch("resnet18_v1b", arrays, shapes)
     assert str(error.value) == (
         "the checkpoint must hold the weights of resnet18_v1b and nothing else; "
@@ -130,23 +130,23 @@ def test_all_that_does_not_fit_is_listed():
 def test_a_chain_of_another_length_is_refused():
     arrays, shapes = small()
     del arrays["fc.weight"], arrays["fc.bias"]
-    with pytest.raises(WeightsError, match=r"missing: a layer for output.weight \(5, 2\), a layer for output.bias"):
+    with pytest.raises(Invalid, match=r"missing: a layer for output.weight \(5, 2\), a layer for output.bias"):
         from_torch("mobilenet1.0", arrays, shapes)
     arrays, shapes = small()
     arrays["late.weight"] = np.ones((5, 5))
-    with pytest.raises(WeightsError, match=r"left over: late.weight \(5, 5\)$"):
+    with pytest.raises(Invalid, match=r"left over: late.weight \(5, 5\)$"):
         from_torch("mobilenet1.0", arrays, shapes)
 
 
 def test_a_chain_in_another_order_is_refused():
     arrays, shapes = small()
-    with pytest.raises(WeightsError, match="of a wrong shape"):
+    with pytest.raises(Invalid, match="of a wrong shape"):
         from_torch("mobilenet1.0", dict(reversed(arrays.items())), shapes)
 
 
 @pytest.mark.parametrize("model", ["resnet50_v1", "mobilenetv2_1.0", "resnet18_v1bx"])
 def test_other_models(model):
-    with pytest.raises(WeightsError, match=rf"one of resnet18_v1b, .*, mobilenet0.25, .*, got '{model}'"):
+    with pytest.raises(Invalid, match=rf"one of resnet18_v1b, .*, mobilenet0.25, .*, got '{model}'"):
         from_torch(model, {}, {})
 
 

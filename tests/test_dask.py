@@ -19,13 +19,14 @@ import dask  # noqa: E402
 from helpers.cluster import dask_cluster  # noqa: E402
 
 import leep.execution.dask as dask_module  # noqa: E402
-from leep.data import DataMissing, DataSet  # noqa: E402
+from leep.data import DataSet  # noqa: E402
 from leep.data.shared import load_shared, share  # noqa: E402
+from leep.errors import Missing  # noqa: E402
 from leep.execution.dask import connect, run_on_cluster  # noqa: E402
 from leep.execution.processes import Failed, WorkerError  # noqa: E402
 from leep.sources.forward import _make_runner, make_predictor  # noqa: E402
 from leep.sources.preprocess import Preprocessing  # noqa: E402
-from leep.sources.weights import Weights, WeightsMissing, check_weights  # noqa: E402
+from leep.sources.weights import Weights, check_weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +284,9 @@ def small_data():
 def test_files_that_a_worker_does_not_see(tmp_path):
     light, path = share(small_data(), tmp_path)
     shutil.rmtree(path)
-    with pytest.raises(DataMissing, match=r"must hold the images of small: there is no such file on this worker's"):
+    with pytest.raises(Missing, match=r"must hold the images of small: there is no such file on this worker's"):
         load_shared(light, path)
-    with pytest.raises(WeightsMissing, match=r"none\.params must be the weights: there is no such file"):
+    with pytest.raises(Missing, match=r"none\.params must be the weights: there is no such file"):
         check_weights(Weights(tmp_path / "none.params", "0" * 64, "a file"))
 
 

@@ -3,6 +3,7 @@ import os
 import pickle
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ from conftest import ROOT
 from PIL import Image
 
 import leep
-from leep.data import READERS, SAMPLES, DataError, DataMissing, find_data, load_data, locate, search_path
-from leep.data.cifar import _read_binary, read_cifar10, read_cifar100
+from leep.data import READERS, find_data, load_data, locate, search_path
 from leep.data.dataset import check_labels
 from leep.data.folder import read_folder
 from leep.data.idx import FILES, read_fashion_mnist
-from leep.data.unpickle import load_pickle
+from leep.errors import Invalid, LeepError, Missing
 
 SHA256 = {  # of the official files
     "fashion_mnist": "885da39f4b1a3d7b8ca5ca4980c4435ce33763ab070070c6ebae5d0ad534afe4",
@@ -96,7 +96,7 @@ def hwc(pixels):
 
 def test_cifar10_binary(tmp_path):
     pixels, labels = write_cifar10_binary(tmp_path, np.random.default_rng(0))
-    data = read_cifar10(tmp_path)
+    data = READERS["cifar10"].read(tmp_path)
     np.testing.assert_array_equal(data.train_images, hwc(pixels[:10]))
     np.testing.assert_array_equal(data.test_images, hwc(pixels[10:]))
     np.testing.assert_array_equal(data.train_labels, labels[:10])
@@ -104,15 +104,15 @@ def test_cifar10_binary(tmp_path):
     assert data.train_labels.dtype == np.int64
     assert data.class_names == tuple(f"class {k}" for k in range(10))
     (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n\n")
-    assert read_cifar10(tmp_path).class_names == tuple("abcdefghij")
+    assert READERS["cifar10"].read(tmp_path).class_names == tuple("abcdefghij")
     (tmp_path / "batches.meta.txt").write_text("a\nb\n")
-    with pytest.raises(DataError, match=r"batches\.meta\.txt: expected 10 class names, found 2"):
-        read_cifar10(tmp_path)
+    with pytest.raises(Invalid, match=r"batches\.meta\.txt: expected 10 class names, found 2"):
+        READERS["cifar10"].read(tmp_path)
 
 
 def test_cifar100_binary_takes_the_fine_label(tmp_path):
     pixels, fine = write_cifar100_binary(tmp_path, np.random.default_rng(1))
-    data = read_cifar100(tmp_path)
+    data = READERS["cifar100"].read(tmp_path)
     np.testing.assert_array_equal(data.train_labels, fine[:3])
     np.testing.assert_array_equal(data.test_labels, fine[3:])
     np.testing.assert_array_equal(data.test_images, hwc(pixels[3:]))
@@ -132,18 +132,24 @@ def test_both_layouts_of_cifar_are_the_same_data(tmp_path):
     (python / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"%d" % k for k in range(10)]}, 2))
     (python100 / "train").write_bytes(python2_pickle(fine_pixels[:3], b"fine_labels", fine[:3]))
     (python100 / "test").write_bytes(python2_pickle(fine_pixels[3:], b"fine_labels", fine[3:]))
-    assert read_cifar10(python).sha256 == read_cifar10(tmp_path / "binary").sha256
-    assert read_cifar10(python).class_names == tuple("0123456789")
-    assert read_cifar100(python100).sha256 == read_cifar100(tmp_path / "binary100").sha256
+    assert READERS["cifar10"].read(python).sha256 == READERS["cifar10"].read(tmp_path / "binary").sha256
+    assert READERS["cifar10"].read(python).class_names == tuple("0123456789")
+    assert READERS["cifar100"].read(python100).sha256 == READERS["cifar100"].read(tmp_path / "binary100").sha256
 
 
-def test_pickles_of_today_are_read_too(tmp_path):
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("keys", [str, str.encode])
+def test_batches_that_python_3_saved_again(tmp_path, protocol, keys):
     pixels = pixels_of(np.random.default_rng(3), 2)
-    for name in ("train", "test"):
-        (tmp_path / name).write_bytes(pickle.dumps({b"data": pixels, b"fine_labels": [7, 99]}, 2))
-    data = read_cifar100(tmp_path)
+    labels = {4: [np.int64(7), np.uint8(99)]}.get(protocol, [7, 99])
+    batch = {keys("data"): pixels, keys("fine_labels"): labels, keys("filenames"): [keys("a.png"), keys("b.png")]}
+    names = {keys("fine_label_names"): [keys(f"name {k}") for k in range(100)]}
+    for name, content in (("train", batch), ("test", batch), ("meta", names)):
+        (tmp_path / name).write_bytes(pickle.dumps(content, protocol))
+    data = READERS["cifar100"].read(tmp_path)
     np.testing.assert_array_equal(data.train_images, hwc(pixels))
     assert data.train_labels.tolist() == [7, 99]
+    assert data.class_names[:2] == ("name 0", "name 1")
 
 
 class Malicious:
@@ -160,26 +166,28 @@ def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, protoco
     payload = pickle.dumps({b"data": Malicious(victim), b"fine_labels": [1]}, protocol)
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(payload)
-    with pytest.raises(DataError, match=r"train: not a pickle of arrays .*refused to load posix\.mkdir"):
-        read_cifar100(tmp_path)
+    with pytest.raises(Invalid, match=r"train: .*posix\.mkdir"):
+        READERS["cifar100"].read(tmp_path)
     assert not victim.exists()
     pickle.loads(payload)  # the payload does work where it is let
     assert victim.exists()
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<!DOCTYPE html>", b"\x80\x02}q", pickle.dumps(eval), b"\x80\x02cos\nsystem\n."]
+    "content",
+    [b"", b"<!DOCTYPE html>", b"\x80\x02}q", pickle.dumps(eval), b"\x80\x02cos\nsystem\n.", b"Pidentity\n."],
 )
 def test_what_is_not_a_plain_pickle_is_refused(tmp_path, content):
-    (tmp_path / "batch").write_bytes(content)
-    with pytest.raises(DataError, match="batch: not a pickle of arrays"):
-        load_pickle(tmp_path / "batch")
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(Invalid, match="train: not a pickle"):
+        READERS["cifar100"].read(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ([1, 2], "must be a dictionary with the keys 'data' and 'fine_labels'"),
+        ([1, 2], "must be a pickled dictionary, found a list"),
         ({b"data": np.zeros((1, 3072), np.uint8)}, "must be a dictionary with the keys"),
         ({b"data": np.zeros((1, 3072)), b"fine_labels": [1]}, r"'data' must be a uint8 array of shape \(1, 3072\)"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [1]}, "'data' must be a uint8 array"),
@@ -192,8 +200,8 @@ def test_what_is_not_a_plain_pickle_is_refused(tmp_path, content):
 def test_a_wrong_python_batch_is_refused(tmp_path, batch, message):
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(pickle.dumps(batch, 2))
-    with pytest.raises(DataError, match=f"train: {message}"):
-        read_cifar100(tmp_path)
+    with pytest.raises(Invalid, match=f"train: {message}"):
+        READERS["cifar100"].read(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 3072, 3073 * 2])
@@ -201,15 +209,15 @@ def test_a_truncated_binary_batch_is_refused(tmp_path, cut):
     write_cifar10_binary(tmp_path, np.random.default_rng(4))
     path = tmp_path / "data_batch_4.bin"
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(DataError, match=r"data_batch_4\.bin: must be a whole number of 3073-byte records.*truncated"):
-        read_cifar10(tmp_path)
+    with pytest.raises(Invalid, match=r"data_batch_4\.bin: must be a whole number of 3073-byte records.*truncated"):
+        READERS["cifar10"].read(tmp_path)
 
 
 def test_binary_labels_out_of_range_are_refused(tmp_path):
     write_cifar10_binary(tmp_path, np.random.default_rng(5))
     write_binary(tmp_path / "test_batch.bin", pixels_of(np.random.default_rng(5), 2), [9, 10])
-    with pytest.raises(DataError, match=r"test_batch\.bin: labels must be 0 … 9, found 10"):
-        read_cifar10(tmp_path)
+    with pytest.raises(Invalid, match=r"test_batch\.bin: labels must be 0 … 9, found 10"):
+        READERS["cifar10"].read(tmp_path)
     assert check_labels(np.array([0, 9], np.uint8), 10, "x").tolist() == [0, 9]
 
 
@@ -275,7 +283,7 @@ PIXELS = bytes(6 * 784)
 def test_a_wrong_idx_file_is_refused_by_name(tmp_path, name, content, message, zipped):
     write_fashion_mnist(tmp_path, np.random.default_rng(7), zipped)
     write_file(tmp_path, name, content, zipped)
-    with pytest.raises(DataError, match=f"{name}.*: .*{message}"):
+    with pytest.raises(Invalid, match=f"{name}.*: .*{message}"):
         read_fashion_mnist(tmp_path)
 
 
@@ -294,7 +302,7 @@ def test_a_damaged_gzip_file_is_refused_by_name(tmp_path, damage, message):
     write_fashion_mnist(tmp_path, np.random.default_rng(8))
     path = tmp_path / f"{TRAIN_IMAGES}.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=f"{re.escape(path.name)}: {message}"):
+    with pytest.raises(Invalid, match=f"{re.escape(path.name)}: {message}"):
         read_fashion_mnist(tmp_path)
 
 
@@ -348,28 +356,28 @@ def test_an_unreadable_image_is_refused_by_name(tmp_path, content):
     read_folder(tmp_path, 4)
     bad = tmp_path / "b" / "1.png"
     bad.write_bytes(bad.read_bytes()[:300] if content == "truncated" else content)
-    with pytest.raises(DataError, match=rf"{re.escape(str(bad))}: not a readable image"):
+    with pytest.raises(Invalid, match=rf"{re.escape(str(bad))}: not a readable image"):
         read_folder(tmp_path, 4)
 
 
 def test_folders_that_are_no_data_set_are_refused(tmp_path):
     paint(tmp_path / "a" / "0.png", 0)
     paint(tmp_path / "a" / "1.png", 0)
-    with pytest.raises(DataError, match=r"two or more classes, has 1"):
+    with pytest.raises(Invalid, match=r"two or more classes, has 1"):
         read_folder(tmp_path, 4)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "list.txt").write_text("x")
-    with pytest.raises(DataError, match=r"b: a class without images; known extensions are \.bmp"):
+    with pytest.raises(Invalid, match=r"b: a class without images; known extensions are \.bmp"):
         read_folder(tmp_path, 4)
     paint(tmp_path / "b" / "0.png", 0)
-    with pytest.raises(DataError, match=r"b: a class needs two images or more to be split"):
+    with pytest.raises(Invalid, match=r"b: a class needs two images or more to be split"):
         read_folder(tmp_path, 4)
 
 
 def test_classes_of_train_and_test_must_agree(tmp_path):
     for folder in ("train/a", "train/b", "train/c", "test/a", "test/b", "test/d"):
         paint(tmp_path / folder / "0.png", 0)
-    with pytest.raises(DataError, match="same classes; only one of them has c, d"):
+    with pytest.raises(Invalid, match="same classes; only one of them has c, d"):
         read_folder(tmp_path, 4)
 
 
@@ -419,7 +427,7 @@ def test_a_part_of_a_data_set_is_an_error_and_not_passed_over(nowhere, name, sub
     write(nowhere / sub, np.random.default_rng(12))
     (nowhere / sub / lost).unlink()
     for look in (find_data, load_data):
-        with pytest.raises(DataError, match=rf"{re.escape(str(nowhere / sub / lost))}: missing"):
+        with pytest.raises(Invalid, match=rf"{re.escape(str(nowhere / sub / lost))}: missing"):
             look(name)
 
 
@@ -429,11 +437,17 @@ def test_a_whole_layout_beside_a_part_of_another_is_read(nowhere):
     assert find_data("cifar100") == "full"
 
 
+def test_one_error_catches_all(nowhere):
+    for error, builtin in ((Missing, FileNotFoundError), (Invalid, ValueError)):
+        assert issubclass(error, LeepError) and issubclass(error, builtin)
+    assert str(Missing("not here")) == "not here"
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_what_is_missing_says_where_it_was_looked_for_and_how_to_get_it(nowhere, name):
     (nowhere / name).mkdir()  # an empty folder is no data set
     for look in (find_data, load_data):
-        with pytest.raises(DataMissing, match=rf"{name} was not found: .*{re.escape(str(nowhere))}.*`make data`"):
+        with pytest.raises(Missing, match=rf"{name} was not found: .*{re.escape(str(nowhere))}.*`make data`"):
             look(name)
 
 
@@ -447,7 +461,7 @@ def test_names_and_arguments_are_checked(tmp_path):
             look("folder")
         with pytest.raises(ValueError, match="only the reader 'folder' takes a path"):
             look("cifar10", path=tmp_path)
-        with pytest.raises(DataMissing, match=rf"{re.escape(str(tmp_path))}/none: no such folder"):
+        with pytest.raises(Missing, match=rf"{re.escape(str(tmp_path))}/none: no such folder"):
             look("folder", path=tmp_path / "none")
     with pytest.raises(ValueError, match="only the reader 'folder' takes a size"):
         load_data("fashion_mnist", size=28)
@@ -481,7 +495,7 @@ checkout = pytest.mark.skipif(Path(leep.__file__).parent.parent != ROOT, reason=
 
 @pytest.fixture(scope="module")
 def sample():
-    return read_fashion_mnist(SAMPLES["fashion_mnist"])
+    return read_fashion_mnist(READERS["fashion_mnist"].sample)
 
 
 def full(name):
@@ -497,9 +511,9 @@ def test_the_bundled_sample_is_read_where_there_is_nothing_else(nowhere):
 
 
 def test_the_bundled_sample_is_not_in_the_wheel(nowhere, monkeypatch):
-    monkeypatch.setitem(SAMPLES, "fashion_mnist", nowhere / "sample")
+    monkeypatch.setitem(READERS, "fashion_mnist", replace(READERS["fashion_mnist"], sample=nowhere / "sample"))
     for look in (find_data, load_data):
-        with pytest.raises(DataMissing, match=r"fashion_mnist was not found: .*`make data`.*sample.*checkout.*wheel"):
+        with pytest.raises(Missing, match=r"fashion_mnist was not found: .*`make data`.*sample.*checkout.*wheel"):
             look("fashion_mnist")
 
 
@@ -509,7 +523,7 @@ def test_the_bundled_sample(sample):
     assert np.bincount(sample.train_labels).tolist() == [1000] * 10
     assert np.bincount(sample.test_labels).tolist() == [1000] * 10
     assert sample.sha256 == SHA256["bundled sample"]
-    folder = SAMPLES["fashion_mnist"]
+    folder = READERS["fashion_mnist"].sample
     assert "Copyright (c) 2017 Zalando SE" in (folder / "LICENSE").read_text()
     assert "arXiv:1708.07747" in (folder / "README.md").read_text()
     for path in folder.iterdir():
@@ -541,7 +555,8 @@ def test_the_full_cifar(name, label_bytes, test):
     n_classes = int(name.removeprefix("cifar"))
     record = label_bytes + 3072
     assert sum(f.stat().st_size for f in folder.glob("*.bin")) == 60_000 * record
-    images, labels = _read_binary(folder / test, label_bytes, n_classes)
+    data = load_data(name)
+    images, labels = data.test_images, data.test_labels
     assert images.shape == (10_000, 32, 32, 3)
     assert np.bincount(labels).tolist() == [10_000 // n_classes] * n_classes
     # Rows and columns are not exchanged and channels not interleaved: neighbours are alike, and skies are blue.

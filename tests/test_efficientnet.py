@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_sample_images
 
 from leep.data import load_data
+from leep.errors import Missing
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import WeightsMissing, find_weights
+from leep.sources.weights import find_weights
 
 STORED = Path(__file__).parent / "data" / "efficientnet_lite.npz"
 CONF = Path(__file__).parent.parent / "conf" / "source"
@@ -38,7 +39,7 @@ def trained(model):
     conf = source(model)
     try:
         return read_checkpoint(find_weights(f"imagenet_{model}", model, conf.weights).path)
-    except WeightsMissing as error:
+    except Missing as error:
         pytest.skip(str(error))
 
 

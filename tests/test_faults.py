@@ -32,7 +32,8 @@ from experiments.check import UserError
 from experiments.transfer import run
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
-from leep.results import ResultsError, read_rows, read_runs, read_times
+from leep.errors import Invalid
+from leep.results import read_rows, read_runs, read_times
 from leep.transfer import retrain_head, training
 
 TASKS = ("task={n_classes:3,per_class:20}", "measures=[leep,nce]")
@@ -273,7 +274,7 @@ def test_a_damaged_row_is_named(tmp_path, line, message):
     content = fill(path) + (line if isinstance(line, bytes) else line.encode()) + b"\n"
     path.write_bytes(content)
     for read in (table, lambda p: read_rows(p, COLUMNS[:2], COLUMNS[2:])):
-        with pytest.raises(ResultsError, match=rf"a\.csv.*{message}"):
+        with pytest.raises(Invalid, match=rf"a\.csv.*{message}"):
             read(path)
     assert path.read_bytes() == content
 
@@ -290,7 +291,7 @@ def test_a_row_that_stands_twice_counts_once(tmp_path):
 def test_foreign_columns_are_named(tmp_path, header):
     (tmp_path / "a.csv").write_text(f"{header}\n")
     for read in (table, lambda p: read_rows(p, COLUMNS[:2], COLUMNS[2:])):
-        with pytest.raises(ResultsError, match=r"must have the columns .*, found .*; move it away"):
+        with pytest.raises(Invalid, match=r"must have the columns .*, found .*; move it away"):
             read(tmp_path / "a.csv")
 
 
@@ -309,7 +310,7 @@ def test_a_damaged_folder_is_named_by_the_table(whole, tmp_path, damage):
     shutil.copytree(whole, tmp_path / "results")
     (scores,) = (tmp_path / "results").rglob("scores.csv")
     damage(scores.parent)
-    with pytest.raises(ResultsError, match=r"(scores|setting)\.(csv|json).*move (it|its folder) away"):
+    with pytest.raises(Invalid, match=r"(scores|setting)\.(csv|json).*move (it|its folder) away"):
         read_runs(tmp_path / "results")
 
 

@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from experiments.table1 import build_table
 from leep.data import load_data
 from leep.engines import create_engine
+from leep.errors import Invalid, Missing
 from leep.results import read_runs
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
+from leep.sources.weights import Weights, find_weights
 from leep.tasks import EXPERIMENTS, Task, draw_meta_transfer
 from leep.transfer.cnaps import CnapsMethod
 from leep.transfer.cnaps.adaptation import find_adaptation, save_adaptation
@@ -483,14 +484,12 @@ def test_what_was_saved_is_found(saved):
 
 @pytest.mark.parametrize("place", ["bundled", "~/nowhere/x.npz"])
 def test_missing_networks_name_the_command(place):
-    with pytest.raises(
-        WeightsMissing, match=r"python scripts/train_cnaps.py 'source=\[my_source\]', then method.cnaps"
-    ):
+    with pytest.raises(Missing, match=r"python scripts/train_cnaps.py 'source=\[my_source\]', then method.cnaps"):
         find_adaptation("my_source", weights_of(), place)
 
 
 def test_networks_for_other_weights_are_refused(saved):
-    with pytest.raises(WeightsError, match="meta-trained for cifar10_resnet20 with other weights"):
+    with pytest.raises(Invalid, match="meta-trained for cifar10_resnet20 with other weights"):
         find(saved[0], "cd" * 32)
 
 
@@ -519,7 +518,7 @@ def test_damaged_and_foreign_files_are_refused(saved, damage):
     path, _ = saved
     damage(path)
     with pytest.raises(
-        WeightsError, match=r"adaptation\.npz (is no file of adaptation networks|has a card without variant)"
+        Invalid, match=r"adaptation\.npz (is no file of adaptation networks|has a card without variant)"
     ):
         find(path)
 
@@ -544,7 +543,7 @@ def test_nothing_is_unpickled(saved):
     np.savez(path, card=json.dumps(CARD), r=np.array([Payload()], dtype=object))
     with pytest.raises(Unpickled), np.load(path, allow_pickle=True) as archive:
         archive["r"]
-    with pytest.raises(WeightsError, match="allow_pickle=False"):
+    with pytest.raises(Invalid, match="allow_pickle=False"):
         find(path)
 
 
@@ -557,7 +556,7 @@ def test_no_damaged_byte_is_more_than_a_weights_error(saved):
         path.write_bytes(damaged)
         try:
             found = find(path)
-        except WeightsError:
+        except Invalid:
             continue
         assert found.card == CARD and all((v == arrays[n]).all() for n, v in found.arrays.items() if n in arrays)
 
@@ -589,7 +588,7 @@ def make_pair(class_names, path=None):
 )
 def test_a_target_that_shares_classes_with_meta_training_is_refused(saved, names, shared):
     message = f"cifar100 shares classes with the meta-training of CNAPs for cifar10_resnet20: {shared};"
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(Invalid, match=message):
         CnapsMethod(str(saved[0])).bind(make_pair(names, path=saved[0]))
 
 
@@ -630,12 +629,12 @@ def test_adapting_gives_the_accuracy_of_the_learners_predictions(random_weights)
 
 
 def test_networks_that_lack_weights_are_refused(random_weights):
-    with pytest.raises((WeightsError, ValueError), match=r"shared\.weight"):
+    with pytest.raises((Invalid, ValueError), match=r"shared\.weight"):
         adapted(random_weights, lambda arrays: arrays.pop("stages.1.shared.weight"))
 
 
 def test_networks_of_another_variant_are_refused(random_weights):
-    with pytest.raises((WeightsError, ValueError), match=r"shared\.weight"):
+    with pytest.raises((Invalid, ValueError), match=r"shared\.weight"):
         adapted(random_weights, variant="film_ar")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leep import leep_score, nce_score
-from leep.data import SAMPLES
+from leep.data import READERS
 from leep.data.idx import read_fashion_mnist
 from leep.engines import create_engine
 from leep.sources.forward import softmax
@@ -18,7 +18,7 @@ PREPARE = Preprocessing(32, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 @pytest.fixture(scope="module")
 def sample():
-    return read_fashion_mnist(SAMPLES["fashion_mnist"])
+    return read_fashion_mnist(READERS["fashion_mnist"].sample)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leep.results import ResultsError, Table, open_folder, read_runs, setting_hash
+from leep.errors import Invalid
+from leep.results import Table, open_folder, read_runs, setting_hash
 
 COLUMNS = ["task", "measure", "score"]
 
@@ -59,13 +60,13 @@ def test_none_is_an_empty_field(tmp_path):
 
 
 def test_two_writers_are_refused(tmp_path):
-    with table(tmp_path / "a.csv"), pytest.raises(ResultsError, match="another run"):
+    with table(tmp_path / "a.csv"), pytest.raises(Invalid, match="another run"):
         table(tmp_path / "a.csv")
 
 
 def test_foreign_columns_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("task,score\n0,1\n")
-    with pytest.raises(ResultsError, match=r"must have the columns .* found \['task', 'score'\]"):
+    with pytest.raises(Invalid, match=r"must have the columns .* found \['task', 'score'\]"):
         table(tmp_path / "a.csv")
 
 
@@ -73,10 +74,10 @@ def test_folder_of_another_setting_is_refused(tmp_path):
     open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {"stand_in": ["sample"]}, {"date": "then"})
     open_folder(tmp_path / "run", {"task": {"ratio": 5}, "seed": 0}, {"stand_in": ["sample"]}, {"date": "now"})
     assert json.loads((tmp_path / "run" / "setting.json").read_text())["provenance"] == {"date": "then"}
-    with pytest.raises(ResultsError, match="another configuration"):
+    with pytest.raises(Invalid, match="another configuration"):
         open_folder(tmp_path / "run", {"seed": 1, "task": {"ratio": 5}}, {}, {})
     (tmp_path / "run" / "setting.json").write_text("{")
-    with pytest.raises(ResultsError, match="damaged"):
+    with pytest.raises(Invalid, match="damaged"):
         open_folder(tmp_path / "run", {"seed": 0, "task": {"ratio": 5}}, {}, {})
 
 

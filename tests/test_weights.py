@@ -7,8 +7,9 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
+from leep.errors import Invalid, Missing
 from leep.sources import weights as module
-from leep.sources.weights import WeightsError, WeightsMissing, find_weights
+from leep.sources.weights import find_weights
 
 
 @pytest.fixture
@@ -26,18 +27,18 @@ def test_bundled(bundled):
 
 def test_altered_bundled_weights_are_refused(bundled):
     (bundled / "net.params").write_bytes(b"wrights")
-    with pytest.raises(WeightsError, match="must have the SHA-256"):
+    with pytest.raises(Invalid, match="must have the SHA-256"):
         find_weights("net", "model", "bundled")
 
 
 def test_no_bundled_weights(bundled):
-    with pytest.raises(WeightsMissing, match="no weights of other are bundled"):
+    with pytest.raises(Missing, match="no weights of other are bundled"):
         find_weights("other", "model", "bundled")
 
 
 def test_gluons_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
-    with pytest.raises(WeightsMissing, match="make data"):
+    with pytest.raises(Missing, match="make data"):
         find_weights("net", "resnet18_v1", "gluon")
     sha1 = hashlib.sha1(b"weights").hexdigest()
     monkeypatch.setattr(module, "gluon_sha1", lambda model: sha1)
@@ -47,12 +48,12 @@ def test_gluons_store(tmp_path, monkeypatch):
     found = find_weights("net", "resnet18_v1", "gluon")
     assert found.origin == "gluon" and found.path.name.startswith("resnet18_v1-")
     found.path.write_bytes(b"wrights")
-    with pytest.raises(WeightsError, match="must have the SHA-1"):
+    with pytest.raises(Invalid, match="must have the SHA-1"):
         find_weights("net", "resnet18_v1", "gluon")
 
 
 def test_a_file(tmp_path):
-    with pytest.raises(WeightsMissing, match="does not exist"):
+    with pytest.raises(Missing, match="does not exist"):
         find_weights("net", "model", str(tmp_path / "mine.params"))
     (tmp_path / "mine.params").write_bytes(b"weights")
     assert find_weights("net", "model", str(tmp_path / "mine.params")).origin == "mine.params"
@@ -60,13 +61,13 @@ def test_a_file(tmp_path):
 
 def test_bundled_weights_that_the_wheel_leaves_out(bundled):
     (bundled / "net.params").unlink()
-    with pytest.raises(WeightsMissing, match=r"weights of net come with a checkout.* not with the wheel"):
+    with pytest.raises(Missing, match=r"weights of net come with a checkout.* not with the wheel"):
         find_weights("net", "model", "bundled")
 
 
 def test_gluons_weights_without_gluoncv(monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsMissing, match=r"need GluonCV: pip install 'leep-transferability\[experiments\]'"):
+    with pytest.raises(Missing, match=r"need GluonCV: pip install 'leep-transferability\[experiments\]'"):
         find_weights("net", "resnet18_v1", "gluon")
 
 
@@ -83,14 +84,14 @@ def test_what_no_place_has_is_said_of_every_place(bundled, tmp_path, monkeypatch
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     places = ["gluon", "bundled", "pip:no-such-package", str(tmp_path / "mine.params")]
     said = ["resnet18_v1 are not in", "no weights of other are", "pip install no-such-package", "mine.params does not"]
-    with pytest.raises(WeightsMissing, match=".*; .*".join(said)):
+    with pytest.raises(Missing, match=".*; .*".join(said)):
         find_weights("other", "resnet18_v1", places)
 
 
 def test_wrong_weights_are_not_passed_over(bundled, tmp_path):
     (bundled / "net.params").write_bytes(b"wrights")
     (tmp_path / "mine.params").write_bytes(b"mine")
-    with pytest.raises(WeightsError, match="must have the SHA-256"):
+    with pytest.raises(Invalid, match="must have the SHA-256"):
         find_weights("net", "model", ["bundled", str(tmp_path / "mine.params")])
 
 
@@ -101,7 +102,7 @@ def test_a_checkpoint_of_a_known_name_has_its_known_sum(bundled, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     path = tmp_path / "elsewhere" / name
     path.write_bytes(b"weights")
-    with pytest.raises(WeightsError, match=f"must have the SHA-256 {sha256[:8]}0{{56}}, has {sha256}; get it again"):
+    with pytest.raises(Invalid, match=f"must have the SHA-256 {sha256[:8]}0{{56}}, has {sha256}; get it again"):
         find_weights("other", "model", str(path))
 
 
@@ -112,7 +113,7 @@ def test_a_checkpoints_name_ends_in_the_first_digits_of_its_sum(tmp_path, suffix
     for path in (right, wrong):
         path.write_bytes(b"weights")
     assert find_weights("net", "model", str(right)).sha256 == sha256
-    with pytest.raises(WeightsError, match=f"must have the SHA-256 0123abcd…, has {sha256}"):
+    with pytest.raises(Invalid, match=f"must have the SHA-256 0123abcd…, has {sha256}"):
         find_weights("net", "model", str(wrong))
 
 
@@ -145,14 +146,14 @@ def test_an_installed_package(install):
 
 def test_altered_weights_of_a_package_are_refused(install):
     install(**{"net-0123abcd.pth": b"weights"})
-    with pytest.raises(WeightsError, match="must have the SHA-256 0123abcd…"):
+    with pytest.raises(Invalid, match="must have the SHA-256 0123abcd…"):
         find_weights("net", "model", ["pip:some-weights", "bundled"])
 
 
 @pytest.mark.parametrize("files", [{}, {"a.pth": b"a", "b.bin": b"b"}])
 def test_a_package_must_hold_one_checkpoint(install, files):
     install(**files)
-    with pytest.raises(WeightsError, match=f"some-weights must hold one checkpoint, it holds {len(files)}"):
+    with pytest.raises(Invalid, match=f"some-weights must hold one checkpoint, it holds {len(files)}"):
         find_weights("net", "model", "pip:some-weights")
 
 

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
+from leep.errors import Invalid
 from leep.files import write_atomically
 from leep.machine import cpu_model, versions
-from leep.results import ResultsError, read_setting, read_times
+from leep.results import read_setting, read_times
 
 LONG_ENOUGH = 0.3  # seconds of a measurement: all of it takes at most about four times as long
 SLOW = 5.0  # seconds of a first call that is not repeated
@@ -66,7 +67,7 @@ def recorded(results: Path, tasks: dict, method: dict, workers: int) -> float | 
     found, ours = [], _alike(tasks, method)
     runs = f"{tasks['experiment']}/*/{tasks['target']['name']}/*/{method['method']}-*/times.jsonl"
     for folder in (path.parent for path in Path(results).glob(runs)):
-        with suppress(ResultsError, KeyError, TypeError):
+        with suppress(Invalid, KeyError, TypeError):
             if _alike(read_setting(folder.parent)["setting"], read_setting(folder)["setting"]) == ours:
                 calls = [c for c in read_times(folder) if (c["cpu"], c["workers"]) == (cpu_model(), workers)]
                 found += [c["seconds"] / c["tasks"] for c in calls if c["tasks"] >= TASKS_ENOUGH]

@@ -11,14 +11,14 @@ import numpy as np
 
 from experiments.config.values import RunConfig, Source, Target
 from experiments.executor import n_workers
-from leep.data import DataError, DataMissing, DataSet, find_data, load_data
+from leep.data import DataSet, find_data, load_data
 from leep.data.dataset import only_test
 from leep.errors import Invalid, Missing
 from leep.execution.processes import WorkerError
 from leep.results import setting_hash
 from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import Weights, WeightsError, WeightsMissing, find_weights
+from leep.sources.weights import Weights, find_weights
 from leep.tasks import TRAINING, Task, draw_task, task_rng
 from leep.transfer.method import Budget, Method
 
@@ -153,7 +153,7 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
             for method in config.methods:
                 try:
                     methods.append(method.bind(pair))
-                except (WeightsMissing, WeightsError) as error:
+                except (Missing, Invalid) as error:
                     lacks.append(str(error))
             if methods:
                 pairs.append(replace(pair, methods=tuple(methods)))
@@ -171,7 +171,7 @@ def _find_weights(config: RunConfig) -> tuple[dict[str, Weights], list[str]]:
     for source in config.sources:
         try:
             found[source.name] = find_weights(source.name, source.model, source.weights)
-        except (WeightsMissing, WeightsError) as error:
+        except (Missing, Invalid) as error:
             lacks.append(str(error))
     return found, lacks
 
@@ -182,7 +182,7 @@ def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
     for target in config.targets:
         try:
             data = load_data(target.reader, root=config.data_root, path=target.path, size=target.size)
-        except (DataMissing, DataError) as error:
+        except (Missing, Invalid) as error:
             lacks.append(str(error))
             continue
         found[target.name] = only_test(data) if config.experiment.from_test_split else data
@@ -201,5 +201,5 @@ def _missing_data(config: RunConfig) -> Iterator[str]:
     for target in config.targets:
         try:
             find_data(target.reader, config.data_root, target.path)
-        except (DataMissing, DataError) as error:
+        except (Missing, Invalid) as error:
             yield str(error)

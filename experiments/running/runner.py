@@ -22,7 +22,7 @@ from leep.errors import Invalid, LeepError
 from leep.execution.processes import Failed, WorkerError, run_in_order, run_in_processes
 from leep.machine import cpu_model, versions
 from leep.progress import advance, progress
-from leep.results import ResultsError, Table, open_folder, read_rows
+from leep.results import Table, open_folder, read_rows
 from leep.statistics import pearson
 from leep.transfer.method import PROCESSES, THREADS, Budget, Method, Transfer
 from leep.transfer.network import checkpoint_of, used_part
@@ -61,7 +61,7 @@ def run(config: RunConfig, map_items: Callable | None = None) -> None:
     except LeepError as error:
         _raise_failures(failures, error)
         raise
-    except (WorkerError, ResultsError) as error:
+    except (WorkerError, Invalid) as error:
         _raise_failures(failures, error)
         raise Invalid(str(error)) from error
     except OSError as error:

@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from leep.data.cifar import holds_cifar10, holds_cifar100, read_cifar10, read_cifar100
-from leep.data.dataset import DataError, DataMissing, DataSet
+from leep.data.cifar import CIFAR10, CIFAR100, Cifar, holds_cifar, read_cifar
+from leep.data.dataset import DataSet
 from leep.data.folder import read_folder
 from leep.data.idx import holds_fashion_mnist, read_fashion_mnist
+from leep.errors import Missing
 from leep.files import short
 
-__all__ = ["READERS", "DataError", "DataMissing", "DataSet", "find_data", "load_data", "locate", "search_path"]
+__all__ = ["READERS", "DataSet", "Reader", "find_data", "load_data", "locate", "search_path"]
+
+_SAMPLE = "bundled sample"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a data set is read and where it is looked for.
+
+    Attributes
+    ----------
+    read : callable
+        From a folder to a `DataSet`; None if the folder does not hold it.
+    holds : callable, optional
+        Whether a folder holds the data set; `Invalid` if only a part of it.
+    folders : tuple of str
+        Names of its folder under each folder of the search path: Gluon's first, then those of the official archives,
+        unpacked into it or beside it, and torchvision's.
+    sample : Path, optional
+        Folder of a bundled sample.
+    """
+
+    read: Callable[..., DataSet | None]
+    holds: Callable[[Path], bool] | None = None
+    folders: tuple[str, ...] = ()
+    sample: Path | None = None
+
+
+def _cifar(cifar: Cifar, *archives: str) -> Reader:
+    """The reader of CIFAR-10 or CIFAR-100, and the folders in its official archives."""
+    folders = (cifar.name, *(f"{cifar.name}/{archive}" for archive in archives), *archives)
+    return Reader(partial(read_cifar, cifar), partial(holds_cifar, cifar), folders)
+
 
 READERS = {
-    "cifar10": read_cifar10,
-    "cifar100": read_cifar100,
-    "fashion_mnist": read_fashion_mnist,
-    "folder": read_folder,
-}
-_HOLDS = {"cifar10": holds_cifar10, "cifar100": holds_cifar100, "fashion_mnist": holds_fashion_mnist}
-# Gluon's name first, then those of the official archives, unpacked into it or beside it, and torchvision's.
-_FOLDERS = {
-    "cifar10": (
-        "cifar10",
-        "cifar10/cifar-10-batches-bin",
-        "cifar10/cifar-10-batches-py",
-        "cifar-10-batches-bin",
-        "cifar-10-batches-py",
+    "cifar10": _cifar(CIFAR10, "cifar-10-batches-bin", "cifar-10-batches-py"),
+    "cifar100": _cifar(CIFAR100, "cifar-100-binary", "cifar-100-python"),
+    "fashion_mnist": Reader(
+        read_fashion_mnist,
+        holds_fashion_mnist,
+        ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
+        sample=Path(__file__).parent / "sample" / "fashion_mnist",
     ),
-    "cifar100": (
-        "cifar100",
-        "cifar100/cifar-100-binary",
-        "cifar100/cifar-100-python",
-        "cifar-100-binary",
-        "cifar-100-python",
-    ),
-    "fashion_mnist": ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
+    "folder": Reader(read_folder),  # takes the path of the folder, and a size
 }
-SAMPLES = {"fashion_mnist": Path(__file__).parent / "sample" / "fashion_mnist"}
-_SAMPLE = "bundled sample"
 
 
 def search_path(root: str | Path | None = None) -> list[Path]:
@@ -50,18 +69,19 @@ def search_path(root: str | Path | None = None) -> list[Path]:
 
 
 def locate(name: str, root: str | Path | None = None) -> Path | None:
-    """The folder of the search path that holds the whole data set, or None.
+    """Find the folder of the search path that holds the whole data set; None if there is none.
 
     Raises
     ------
-    DataError
+    Invalid
         If a folder that comes first holds only some of its files.
     """
-    folders = (folder / sub for folder in search_path(root) for sub in _FOLDERS[name])
-    return next((folder for folder in folders if folder.is_dir() and _HOLDS[name](folder)), None)
+    reader = READERS[name]
+    folders = (folder / sub for folder in search_path(root) for sub in reader.folders)
+    return next((folder for folder in folders if folder.is_dir() and reader.holds(folder)), None)
 
 
-def _checked_name(name: str, path: str | Path | None) -> None:
+def _check_name(name: str, path: str | Path | None) -> None:
     if name not in READERS:
         raise ValueError(f"unknown reader of data {name!r}; choose one of {', '.join(READERS)}")
     if name == "folder" and path is None:
@@ -71,27 +91,28 @@ def _checked_name(name: str, path: str | Path | None) -> None:
 
 
 def _find(name: str, root: str | Path | None, path: str | Path | None) -> tuple[Path, str]:
-    """The folder that would be read, and its variant."""
-    _checked_name(name, path)
+    """Find the folder that would be read, and its variant."""
+    _check_name(name, path)
     if name == "folder":
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            raise DataMissing(f"{folder}: no such folder of images")
+            raise Missing(f"{folder}: no such folder of images")
         return folder, "full"
     if (folder := locate(name, root)) is not None:
         return folder, "full"
-    if name in SAMPLES and SAMPLES[name].is_dir():
-        return SAMPLES[name], _SAMPLE
-    sample = "; a sample comes with a checkout of the repository, not with the wheel" if name in SAMPLES else ""
-    raise DataMissing(
-        f"{name} was not found: looked for a folder {', '.join(_FOLDERS[name])} in "
+    reader = READERS[name]
+    if reader.sample is not None and reader.sample.is_dir():
+        return reader.sample, _SAMPLE
+    sample = "; a sample comes with a checkout of the repository, not with the wheel" if reader.sample else ""
+    raise Missing(
+        f"{name} was not found: looked for a folder {', '.join(reader.folders)} in "
         f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to a folder that holds it"
         f"{sample}"
     )
 
 
 def find_data(name: str, root: str | Path | None = None, path: str | Path | None = None) -> str:
-    """The variant of the data set that `load_data` would read, without reading it.
+    """Find the data set that `load_data` would read, without reading it.
 
     Parameters
     ----------
@@ -102,13 +123,13 @@ def find_data(name: str, root: str | Path | None = None, path: str | Path | None
     Returns
     -------
     str
-        `full`, or `bundled sample` where only that is at hand.
+        Its variant: `full`, or `bundled sample` if only that is at hand.
 
     Raises
     ------
-    DataMissing
+    Missing
         If there is none; the message says where it was looked for and how to get it.
-    DataError
+    Invalid
         If a folder holds only some files of the data set.
     ValueError
         If the name is unknown.
@@ -119,7 +140,7 @@ def find_data(name: str, root: str | Path | None = None, path: str | Path | None
 def load_data(
     name: str, root: str | Path | None = None, path: str | Path | None = None, size: int | None = None
 ) -> DataSet:
-    """Read a data set: the first whole one of the search path, else the bundled sample if there is one.
+    """Read the first whole data set of the search path, or the bundled sample if there is none.
 
     Parameters
     ----------
@@ -129,11 +150,17 @@ def load_data(
 
     Raises
     ------
-    As `find_data`; DataError also if a file is damaged.
+    Missing, Invalid, ValueError
+        As `find_data`; Invalid also if a file is damaged.
+
+    Examples
+    --------
+    >>> load_data("fashion_mnist").test_images.shape
+    (10000, 28, 28, 1)
     """
     folder, variant = _find(name, root, path)
     if name == "folder":
         return read_folder(folder, size)
     if size is not None:
         raise ValueError(f"only the reader 'folder' takes a size, got {size} for {name!r}")
-    return replace(READERS[name](folder), variant=variant)
+    return replace(READERS[name].read(folder), variant=variant)

@@ -1,4 +1,4 @@
-"""What every reader returns, and the two ways in which reading can fail."""
+"""What every reader of data returns, and what readers share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-
-class DataMissing(FileNotFoundError):
-    """A data set was not found; the message says where it was looked for and how to get it."""
-
-
-class DataError(ValueError):
-    """A file of a data set is not what it should be; the message names the file and what is wrong."""
+from leep.errors import Invalid
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,25 +46,36 @@ class DataSet:
 
 
 def only_test(data: DataSet) -> DataSet:
-    """A data set whose training examples, too, are its test examples: for tasks that divide those (Section 5.4)."""
+    """Use the test examples for training too, because the tasks of Section 5.4 divide them."""
     return replace(data, train_images=data.test_images, train_labels=data.test_labels)
 
 
-def check_labels(labels: np.ndarray, n_classes: int, path) -> np.ndarray:
-    """The labels as int64, or a `DataError` that names the file if one is out of range."""
+def check_labels(labels: np.ndarray, n_classes: int, path: Path) -> np.ndarray:
+    """Return the labels as int64; `Invalid` names the file if one is out of range.
+
+    Examples
+    --------
+    >>> check_labels(np.array([2, 0], np.uint8), 3, "labels.bin")
+    array([2, 0])
+    """
     if labels.size and (labels.min() < 0 or labels.max() >= n_classes):
         bad = labels[(labels < 0) | (labels >= n_classes)][0]
-        raise DataError(f"{path}: labels must be 0 … {n_classes - 1}, found {bad}")
+        raise Invalid(f"{path}: labels must be 0 … {n_classes - 1}, found {bad}")
     return labels.astype(np.int64)
 
 
 def complete_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> str | None:
-    """The first layout all of whose files are in the folder; None if the folder holds no file of any.
+    """Return the first layout that has all its files in the folder, or None if the folder has no file of any.
+
+    Parameters
+    ----------
+    folder : Path
+    layouts : mapping from the name of a layout to its file names
 
     Raises
     ------
-    DataError
-        If only some files of a layout are there; names the first that is missing.
+    Invalid
+        If the folder has only some files of a layout; names the first that is missing.
     """
     partial = None
     for layout, names in layouts.items():
@@ -80,5 +85,5 @@ def complete_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> str |
         if len(missing) < len(names):
             partial = partial or missing[0]
     if partial is not None:
-        raise DataError(f"{folder / partial}: missing, though other files of the data set are there; try `make data`")
+        raise Invalid(f"{folder / partial}: missing, though other files of the data set are there; try `make data`")
     return None

@@ -1,4 +1,4 @@
-"""Hands a decoded data set to worker processes: files that all of them map into memory."""
+"""Hands a decoded data set to worker processes as files that all of them map into memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from leep.data.dataset import DataError, DataMissing, DataSet
+from leep.data.dataset import DataSet
+from leep.errors import Invalid, Missing
 from leep.files import NOT_SHARED, write_atomically
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def share(data: DataSet, folder: Path) -> tuple[DataSet, Path]:
-    """The data set without its arrays, cheap to send, and the folder that holds them, written where it is not there."""
+    """Write the arrays of a data set to a folder, unless they are there.
+
+    Returns
+    -------
+    data : DataSet
+        Without its arrays: cheap to send to a process.
+    path : Path
+        The folder of the arrays: `folder` / the data set's SHA-256.
+    """
     path = Path(folder) / data.sha256
     if not _holds(path, data):
         for name in _ARRAYS:
@@ -23,7 +32,7 @@ def share(data: DataSet, folder: Path) -> tuple[DataSet, Path]:
 
 
 def _holds(path: Path, data: DataSet) -> bool:
-    """Whether the files are there, and neither cut short nor altered."""
+    """Whether the files are there, complete and unaltered."""
     try:
         load_shared(data, path)
     except (OSError, ValueError):
@@ -32,20 +41,22 @@ def _holds(path: Path, data: DataSet) -> bool:
 
 
 def load_shared(data: DataSet, path: Path) -> DataSet:
-    """The data set again, its arrays mapped into memory.
+    """Give a data set its arrays again, mapped into memory from the folder that `share` wrote.
 
     Raises
     ------
-    DataMissing, DataError
-        If files are not there, or hold other data: the process may be on another machine.
+    Missing
+        If files are not there, because the process is on another machine.
+    Invalid
+        If they hold other data.
     """
     try:
         arrays = {name: np.lib.format.open_memmap(path / f"{name}.npy", "r") for name in _ARRAYS}
     except FileNotFoundError:
-        raise DataMissing(f"{path} must hold the images of {data.name}: {NOT_SHARED}, e.g. by paths.cache=…") from None
+        raise Missing(f"{path} must hold the images of {data.name}: {NOT_SHARED}, e.g. by paths.cache=…") from None
     loaded = replace(data, **arrays)
     if loaded.sha256 != path.name:
-        raise DataError(
+        raise Invalid(
             f"{path} must hold images and labels with the SHA-256 of its name, has {loaded.sha256}; "
             "the next run writes it anew"
         )

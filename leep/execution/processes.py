@@ -47,7 +47,7 @@ def run_in_order(function: Callable, items: Iterable, workers: int | None = 1) -
         threads.shutdown(cancel_futures=True)
 
 
-class WorkerError(RuntimeError):
+class WorkerError(LeepError, RuntimeError):
     """A worker cannot serve; the message says why and how to mend it."""
 
 

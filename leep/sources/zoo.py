@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import mxnet as mx
 import numpy as np
+from PIL import ImageFile
 
 from leep.engines.graph import set_weights
 from leep.files import utf8
@@ -20,9 +22,13 @@ from leep.sources.weights import CHECKPOINTS
 SHALLOW = "cifar_resnet8_v1"  # GluonCV builds it, but lists no model of less than 20 layers
 
 
-def _model_zoo():
-    """GluonCV's `model_zoo`. GluonCV refuses to import beside torch ≥ 2, so torch is hidden while it does."""
-    hidden = sys.modules.pop("torch", None)
+def import_model_zoo() -> ModuleType:
+    """Import GluonCV's `model_zoo` and undo what the import does to the process.
+
+    Torch is hidden meanwhile, because GluonCV refuses to import beside torch ≥ 2. Pillow's flag is set back, because
+    GluonCV sets it and damaged images would then be read as if they were whole.
+    """
+    hidden, truncated = sys.modules.pop("torch", None), ImageFile.LOAD_TRUNCATED_IMAGES
     sys.modules["torch"] = None
     try:
         from gluoncv import model_zoo
@@ -30,6 +36,7 @@ def _model_zoo():
         del sys.modules["torch"]
         if hidden is not None:
             sys.modules["torch"] = hidden
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
     return model_zoo
 
 
@@ -58,7 +65,7 @@ def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None
     if model in VARIANTS:
         net = EfficientNetLite(VARIANTS[model], n_classes)
     else:
-        zoo = _model_zoo()
+        zoo = import_model_zoo()
         names = [SHALLOW, *VARIANTS, *zoo.get_model_list()]
         if model.lower() not in names:
             near = difflib.get_close_matches(model, names, 3)

@@ -117,7 +117,7 @@ class Method(ABC):
     def bind(self, pair: Pair) -> Method:
         """The method with whatever it needs for a pair beside the source's weights.
 
-        It may raise `WeightsMissing` or `WeightsError` where that is missing or does not fit: the method is left out.
+        It may raise `Missing` or `Invalid` where that is missing or does not fit: the method is left out.
         """
         return self
 

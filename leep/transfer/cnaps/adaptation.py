@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leep.errors import Invalid, Missing
 from leep.files import check_unzipped, file_digest, short, write_atomically
-from leep.sources.weights import Weights, WeightsError, WeightsMissing
+from leep.sources.weights import Weights
 
 if TYPE_CHECKING:
     from leep.transfer.cnaps.network import Cnaps
@@ -59,14 +60,14 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
 
     Raises
     ------
-    WeightsMissing
+    Missing
         If there are none.
-    WeightsError
+    Invalid
         If the file is damaged, or made for other weights of the source.
     """
     path = BUNDLED / f"{source}.npz" if place == "bundled" else Path(place).expanduser()
     if not path.is_file():
-        raise WeightsMissing(
+        raise Missing(
             f"adaptation networks for {source} are not in {short(path)} (the wheel has none, a checkout has some): "
             f"python scripts/train_cnaps.py 'source=[{source}]', then method.cnaps.weights=FILE"
         )
@@ -77,11 +78,11 @@ def find_adaptation(source: str, weights: Weights, place: str) -> Adaptation:
         card = json.loads(str(arrays.pop("card")))
         missing = [key for key in _CARD if not card.get(key)]
     except Exception as error:  # a damaged archive can raise nearly anything
-        raise WeightsError(f"{short(path)} is no file of adaptation networks: {error}") from error
+        raise Invalid(f"{short(path)} is no file of adaptation networks: {error}") from error
     if missing:
-        raise WeightsError(f"{short(path)} has a card without {', '.join(missing)}")
+        raise Invalid(f"{short(path)} has a card without {', '.join(missing)}")
     if card["source_sha256"] != weights.sha256:
-        raise WeightsError(
+        raise Invalid(
             f"{short(path)} was meta-trained for {card['source']} with other weights than those found for {source}; "
             f"meta-train it for these: python scripts/train_cnaps.py 'source=[{source}]'"
         )
@@ -111,7 +112,7 @@ def put_adaptation(net: Cnaps, arrays: dict[str, np.ndarray]) -> None:
 
     Raises
     ------
-    WeightsError
+    Invalid
         If names are missing or left over, or shapes differ; all are listed.
     """
     from leep.engines.graph import update_weights
@@ -119,5 +120,5 @@ def put_adaptation(net: Cnaps, arrays: dict[str, np.ndarray]) -> None:
     shapes = {n: p.shape for n, p in net._collect_params_with_prefix().items() if p.grad_req != "null"}
     wrong = sorted(n for n in {*shapes, *arrays} if n not in arrays or shapes.get(n) != arrays[n].shape)
     if wrong:
-        raise WeightsError(f"the adaptation networks do not fit their card's variant: {', '.join(wrong)}")
+        raise Invalid(f"the adaptation networks do not fit their card's variant: {', '.join(wrong)}")
     update_weights(net, arrays)

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from leep.errors import Invalid
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import WeightsError
 from leep.transfer.cnaps.adaptation import Adaptation, build_cnaps, find_adaptation, put_adaptation
 from leep.transfer.method import HERE, Budget, Method, Pair, Transfer
 
@@ -39,7 +39,7 @@ class CnapsMethod(Method):
         found = find_adaptation(pair.source.name, pair.weights, self.weights)
         shared = sorted({_plain(c) for c in pair.data.class_names} & {_plain(c) for c in found.card["classes"]})
         if shared:
-            raise WeightsError(
+            raise Invalid(
                 f"{pair.data.name} shares classes with the meta-training of CNAPs for {pair.source.name}: "
                 f"{', '.join(shared)}; take another target, or networks that were meta-trained without them"
             )
