@@ -7,10 +7,10 @@ import sys
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
 
-from experiments import table1
 from experiments.check import UserError, check_config
 from experiments.executor import open_executor
 from experiments.plan import print_plan
+from experiments.reporting.table1 import write
 from experiments.transfer import run
 from experiments.work import NothingToRun, results_folder
 from leep.results import read_runs
@@ -58,7 +58,7 @@ def compare(cfg: DictConfig, overrides: list[str]) -> None:
     results = results_folder(cfg)
     results.mkdir(parents=True, exist_ok=True)
     print()
-    table1.write(results, read_runs(results), cfg.seed)
+    write(results, read_runs(results), cfg.seed)
     lacking = [name for name, error in stopped.items() if isinstance(error, NothingToRun)]
     if len(lacking) == len(composed):
         raise NothingToRun("data or weights of all experiments are missing, as said above")

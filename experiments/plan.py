@@ -14,7 +14,7 @@ from experiments.cnaps import find_cnaps
 from experiments.costs import HEADS, Costs, Size, cost_of
 from experiments.networks import CURVE_PER_CLASS, checkpoint_of, limited
 from experiments.protocol import epochs, max_examples, n_tasks, paper_protocol, scale_line
-from experiments.table1 import paper_rows
+from experiments.reporting.rows import paper_rows
 from experiments.transfer import missing_scores
 from experiments.work import Work, find_all, method_folder, method_setting, task_setting, tasks_folder
 from leep.calibration import Calibration
@@ -195,7 +195,7 @@ def _text(line: Line) -> str:
 
 def _row_of_table_1(cfg: DictConfig, source: str, target: str, method: str) -> int | None:
     """The row that would be filled: by any model of the same source data, for CNAPs by any model."""
-    rows = paper_rows().query("setting == @cfg.experiment and target == @target and method == @method")
+    rows = paper_rows().query("experiment == @cfg.experiment and target == @target and method == @method")
     if method != "cnaps":
         rows = rows[rows.source_data == cfg.source[source].trained_on]
     return None if rows.empty else int(rows.row.iloc[0])

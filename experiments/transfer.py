@@ -27,7 +27,7 @@ from experiments.protocol import (
     scale_line,
     task_stand_ins,
 )
-from experiments.selection import SETTING, to_markdown
+from experiments.reporting.selection import EXPERIMENT, to_markdown
 from experiments.work import (
     Work,
     find_work,
@@ -76,9 +76,9 @@ def run(cfg: DictConfig, executor: Callable | None = None) -> None:
                     _run_pair(replace(work, run=execute), failed)
                 except UserError as found:
                     failed.append(f"\n  - {work.source_name} → {work.target_name}: {found}")
-        if cfg.experiment == SETTING:
+        if cfg.experiment == EXPERIMENT:
             results = results_folder(cfg)
-            print("\n" + to_markdown(results, read_runs(results), cfg.seed))
+            print("\n" + to_markdown(read_runs(results), cfg.seed))
     except (DataError, WeightsError, ResultsError, WorkerError) as found:
         error = found
     except OSError as found:
@@ -191,7 +191,7 @@ def _transfer(work: Work, method: str, folder: Path, failed: list[str]) -> None:
     if missing:
         _record_time(inner, len(missing), time.monotonic() - started, work)
     print(f"  {method}: {done} tasks{'' if missing else ' were done before'}: {inner / 'transfers.csv'}")
-    if cfg.experiment != SETTING:
+    if cfg.experiment != EXPERIMENT:
         _say_correlations(folder / "scores.csv", inner / "transfers.csv", cfg, count)
 
 

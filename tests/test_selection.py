@@ -9,9 +9,10 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 from experiments.check import UserError, check_config
-from experiments.figures import draw
 from experiments.protocol import max_examples
-from experiments.selection import PREDICTORS, candidates, correlations, to_markdown
+from experiments.reporting.figures import draw
+from experiments.reporting.predictors import label
+from experiments.reporting.selection import candidates, correlate, describe, predictors, to_markdown
 from leep import plots
 from leep.results import Table, open_folder, read_runs
 from leep.tasks import Task, draw_task, limit
@@ -20,6 +21,8 @@ SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 SCALES = sorted(p.stem for p in (ROOT / "conf" / "scale").glob("*.yaml"))
 EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
+MEASURES = ("leep", "nce", "h_score", "logme")
+PREDICTORS = ("leep", "nce", "h_score", "imagenet_top1")
 TWO = "source=[cifar10_resnet20,cifar10_resnet20_short]"
 
 
@@ -47,10 +50,10 @@ def test_candidates_run_and_a_second_call_does_nothing(run_experiment, other_wei
     assert set(runs.source) == {"cifar10_resnet20", "cifar10_resnet20_short"}
     assert runs.groupby("source").score.nunique().eq(3).all() and runs.groupby("measure").score.nunique().eq(2).all()
     assert set(runs.task) == {0} and set(runs.n_classes) == {6} and set(runs.n_examples) == {6 * 320}
-    table = candidates(tmp_path / "results", runs, "cifar100", "retrain_head")
+    table = candidates(runs, "cifar100", "retrain_head")
     assert set(table.title) == {"ResNet20, CIFAR10", "ResNet20 (5 epochs), CIFAR10"}
-    assert to_markdown(tmp_path / "results", runs) in first.stdout
-    assert all(f"- {title}: not computed over" in first.stdout for title in PREDICTORS.values())
+    assert to_markdown(runs) in first.stdout
+    assert all(f"- {label(p)}: not computed over" in first.stdout for p in PREDICTORS)
     assert "LEEP: not computed over 2 candidates" in first.stdout
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*") if p.is_file()}
     second = run_experiment(*call)
@@ -97,12 +100,12 @@ FIVE = pd.DataFrame(
 
 
 def write_candidate(
-    root, row, scale="paper", target="cifar100", method="retrain_head", seed=0, stand_in=(), better=0.0
+    root, row, scale="paper", target="cifar100", method="retrain_head", seed=0, deviations=(), better=0.0
 ):
     name = row.source
     trained_on = {"imagenet": "ImageNet", "cifar10": "CIFAR10"}[name.split("_")[0]]
     top1 = None if pd.isna(row.imagenet_top1) else row.imagenet_top1
-    folder = root / "source_selection" / name / target / f"seed{seed}-{9 - len(stand_in)}"
+    folder = root / "source_selection" / name / target / f"seed{seed}-{9 - len(deviations)}"
     setting = {
         "experiment": "source_selection",
         "seed": seed,
@@ -111,13 +114,13 @@ def write_candidate(
         "engine": {"name": "gluon", "precision": "float32"},
     }
     source = {"title": name.upper(), "trained_on": trained_on, "imagenet_top1": top1}
-    open_folder(folder, setting, {"stand_in": list(stand_in), "source": source}, {})
+    open_folder(folder, setting, {"deviations": list(deviations), "source": source}, {})
     inner = folder / f"{method}-{scale}"
-    open_folder(inner, {"scale": scale, "epochs": 100}, {"stand_in": [], "n_tasks": 1}, {})
+    open_folder(inner, {"scale": scale, "epochs": 100}, {"deviations": [], "n_tasks": 1}, {})
     common = {"task": 0, "n_classes": 100, "n_examples": 50000}
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
         if not t.done:
-            t.append(*({**common, "measure": m, "score": row[m]} for m in ("leep", "nce", "h_score") if m in row))
+            t.append(*({**common, "measure": m, "score": row[m]} for m in MEASURES if m in row))
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
         accuracy = row.test_accuracy + better
         t.append({**common, "method": method, "test_accuracy": accuracy, "test_f1": None, "test_f1_macro": accuracy})
@@ -130,11 +133,11 @@ def write_candidates(root, table=FIVE, **options):
 
 
 def test_candidates_are_rows_the_best_first(tmp_path):
-    table = candidates(tmp_path, write_candidates(tmp_path), "cifar100", "retrain_head")
+    table = candidates(write_candidates(tmp_path), "cifar100", "retrain_head")
     expected = FIVE.sort_values("test_accuracy", ascending=False, ignore_index=True)
     assert table.title.tolist() == ["IMAGENET_B", "IMAGENET_C", "IMAGENET_A", "IMAGENET_D", "CIFAR10_E, CIFAR10"]
     pd.testing.assert_frame_equal(table[list(FIVE)], expected)
-    assert set(table.scale) == {"paper"} and set(table.epochs) == {100} and set(table.stand_in) == {""}
+    assert set(table.scale) == {"paper"} and set(table.epochs) == {100} and set(table.deviations) == {()}
 
 
 def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
@@ -143,7 +146,7 @@ def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
     write_candidates(tmp_path, FIVE[2:3], target="fashion_mnist")
     runs = write_candidates(tmp_path, FIVE[3:4], method="fine_tune")
     sources = [
-        candidates(tmp_path, runs, *of).source.tolist()
+        candidates(runs, *of).source.tolist()
         for of in (
             ("cifar100", "retrain_head"),
             ("cifar100", "retrain_head", 1),
@@ -152,45 +155,47 @@ def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
         )
     ]
     assert sources == [["imagenet_a"], ["imagenet_b"], ["imagenet_c"], ["imagenet_d"]]
-    assert candidates(tmp_path, runs, "cifar10", "fine_tune").empty
-    assert candidates(tmp_path, pd.DataFrame(), "cifar100", "fine_tune").empty
+    assert candidates(runs, "cifar10", "fine_tune").empty
+    assert candidates(pd.DataFrame(), "cifar100", "fine_tune").empty
 
 
 def test_all_candidates_are_of_the_scale_that_has_most(tmp_path):
     write_candidates(tmp_path, FIVE[:3], scale="quick")
     runs = write_candidates(tmp_path, FIVE[:2], scale="paper", better=0.1)
-    assert set(candidates(tmp_path, runs, "cifar100", "retrain_head").scale) == {"quick"}
+    assert set(candidates(runs, "cifar100", "retrain_head").scale) == {"quick"}
     runs = write_candidates(tmp_path, FIVE[2:3], scale="paper", better=0.1)
-    table = candidates(tmp_path, runs, "cifar100", "retrain_head")
+    table = candidates(runs, "cifar100", "retrain_head")
     assert set(table.scale) == {"paper"}, "of two scales with as many candidates, the nearer to the paper"
     np.testing.assert_allclose(table.test_accuracy, [0.8, 0.7, 0.6])
 
 
-def test_of_two_runs_of_a_candidate_the_one_with_fewer_stand_ins(tmp_path):
-    write_candidates(tmp_path, FIVE[:1], stand_in=["sample"], better=0.3)
-    table = candidates(tmp_path, write_candidates(tmp_path, FIVE[:1]), "cifar100", "retrain_head")
-    assert table.test_accuracy.tolist() == [0.5] and table.stand_in.tolist() == [""]
+def test_of_two_runs_of_a_candidate_the_one_with_fewer_deviations(tmp_path):
+    write_candidates(tmp_path, FIVE[:1], deviations=["sample"], better=0.3)
+    table = candidates(write_candidates(tmp_path, FIVE[:1]), "cifar100", "retrain_head")
+    assert table.test_accuracy.tolist() == [0.5] and table.deviations.tolist() == [()]
 
 
 def test_correlations_are_scipys(tmp_path):
-    table = candidates(tmp_path, write_candidates(tmp_path), "cifar100", "retrain_head")
-    said = correlations(table)
+    table = candidates(write_candidates(tmp_path), "cifar100", "retrain_head")
     for predictor, rows in (("leep", FIVE), ("nce", FIVE), ("imagenet_top1", FIVE[:4])):
-        expected = stats.pearsonr(rows[predictor].astype(float), rows.test_accuracy)
-        assert said[predictor].startswith(f"{expected.statistic:+.3f} [")
-        assert said[predictor].endswith(f"p = {expected.pvalue:.3f}, {len(rows)} candidates")
-    assert said["h_score"] == "undefined: constant"
+        expected, found = stats.pearsonr(rows[predictor].astype(float), rows.test_accuracy), correlate(table, predictor)
+        assert found.r == pytest.approx(expected.statistic) and found.p_value == pytest.approx(expected.pvalue)
+        assert found.n == len(rows) and describe(found).startswith(f"{expected.statistic:+.3f} [")
+    constant, few = correlate(table, "h_score"), correlate(table[:2], "leep")
+    assert (constant.r, constant.n, describe(constant)) == (None, 5, "undefined: constant")
+    assert (few.r, few.n, describe(few)) == (None, 2, "not computed over 2 candidates")
 
 
 def test_markdown_has_a_table_a_method_and_dashes_for_what_is_absent(tmp_path):
     write_candidates(tmp_path)
-    text = to_markdown(tmp_path, write_candidates(tmp_path, FIVE[:2], method="fine_tune", stand_in=["sample"]))
+    text = to_markdown(write_candidates(tmp_path, FIVE[:2], method="fine_tune", deviations=["sample"]))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## fine_tune → cifar100, 100 epochs, gluon float32",
         "## retrain_head → cifar100, 100 epochs, gluon float32",
     ]
-    assert "| CIFAR10_E, CIFAR10 | 0.300 | -3.500 | -2.000 | 3.000 | — | paper |  |" in text
-    assert "| IMAGENET_A | 0.500 | -2.000 | -1.500 | 3.000 | 70.000 | paper | sample |" in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert ["CIFAR10_E, CIFAR10", "0.300", "-3.500", "-2.000", "3.000", "—", "paper", ""] in rows
+    assert ["IMAGENET_A", "0.500", "-2.000", "-1.500", "3.000", "70.000", "paper", "sample"] in rows
     assert "- ImageNet top-1: not computed over 2 candidates" in text
 
 
@@ -207,9 +212,9 @@ def assert_panel_shows(ax, table, predictor):
 
 def test_figure5_shows_what_the_csvs_hold(tmp_path):
     runs = write_candidates(tmp_path)
-    table = candidates(tmp_path, runs, "cifar100", "retrain_head")
+    table = candidates(runs, "cifar100", "retrain_head")
     fig = draw("figure5", tmp_path, runs)
-    assert [ax.get_xlabel() for ax in fig.axes] == list(PREDICTORS.values())
+    assert [ax.get_xlabel() for ax in fig.axes] == list(map(label, PREDICTORS))
     for ax, predictor in zip(fig.axes, PREDICTORS, strict=True):
         assert_panel_shows(ax, table, predictor)
     assert [text.get_text() for text in fig.subfigs[0].legends[0].texts] == sorted(table.title)
@@ -227,7 +232,7 @@ def test_figure9_has_a_row_a_method_and_says_what_to_run(tmp_path):
     said = heads[0].texts[0].get_text()
     assert "python run.py\nexperiment=source_selection" in said and "'method=[retrain_head]'" in said
     assert not any(ax.axison for ax in heads) and not any(ax.lines for ax in heads)
-    table = candidates(tmp_path, runs, "cifar100", "fine_tune")
+    table = candidates(runs, "cifar100", "fine_tune")
     assert table.test_accuracy.max() == pytest.approx(0.8)
     for ax, predictor in zip(networks, PREDICTORS, strict=True):
         assert_panel_shows(ax, table, predictor)
@@ -251,12 +256,23 @@ def test_figures_of_another_target_stand_below(tmp_path):
     plt.close("all")
 
 
+def test_a_measure_of_any_name_is_a_further_column_and_panel(tmp_path):
+    runs = write_candidates(tmp_path, FIVE.assign(logme=[0.1, 0.4, 0.3, 0.2, 0.0]))
+    assert predictors(runs) == ["leep", "nce", "h_score", "logme", "imagenet_top1"]
+    text, fig = to_markdown(runs), draw("figure5", tmp_path, runs)
+    assert "| logme " in text and "- logme: +0." in text
+    assert [ax.get_xlabel() for ax in fig.axes] == ["LEEP", "NCE", "H score", "logme", "ImageNet top-1"]
+    table = candidates(runs, "cifar100", "retrain_head")
+    assert_panel_shows(fig.axes[3], table, "logme")
+    plt.close("all")
+
+
 @pytest.mark.parametrize("lacks", ["imagenet_top1", "nce"])
 def test_figures_and_table_stand_where_no_candidate_has_a_predictor(tmp_path, lacks):
     """All candidates are trained on CIFAR10, or `measures=[leep,h_score]`."""
     table = FIVE.assign(imagenet_top1=None) if lacks == "imagenet_top1" else FIVE.drop(columns=lacks)
     runs = write_candidates(tmp_path, table)
-    assert f"- {PREDICTORS[lacks]}: not computed over 0 candidates" in to_markdown(tmp_path, runs)
+    assert f"- {label(lacks)}: not computed over 0 candidates" in to_markdown(runs)
     fig = draw("figure5", tmp_path, runs)
     assert len(points(fig.axes[0])) == 5
     plt.close("all")
