@@ -52,22 +52,22 @@ table1: env  ## run Sections 5.1-5.4, then write results/table1.{csv,md,tex} (RE
 ifeq ($(RESULTS),)
 	$(python) run.py experiment=measure_comparison $(ARGS)
 else
-	$(python) -m experiments.table1 $(results)
+	$(python) -m experiments.reporting.table1 $(results)
 endif
 
 plan: env  ## run nothing: what Table 1 would cost at the paper's scale (ARGS='plan=remeasure': calibrate anew)
 	$(python) run.py experiment=measure_comparison scale=paper plan=true $(ARGS)
 
 figures: env  ## draw the figures from the results (RESULTS=DIR: from that folder)
-	$(python) -m experiments.figures $(results)
+	$(python) -m experiments.reporting.figures $(results)
 
 report: env  ## write the report of the results (RESULTS=DIR: of that folder)
-	$(python) -m experiments.report $(results)
+	$(python) -m experiments.reporting.report $(results)
 
 readme: env  ## write table and figures of results/reference anew, there and in README.md
-	$(python) -m experiments.table1 results/reference
-	$(python) -m experiments.figures results/reference
-	$(python) -m experiments.readme
+	$(python) -m experiments.reporting.table1 results/reference
+	$(python) -m experiments.reporting.figures results/reference
+	$(python) -m experiments.reporting.readme
 
 bench: env  ## measure speed: measures, heads, forward, pass, training, growth (ARGS=heads: that alone)
 	$(python) scripts/bench.py $(ARGS)

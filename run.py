@@ -56,9 +56,10 @@ def _run(cfg: DictConfig) -> None:
 
         run(configs[0])
         if configs[0].experiment.whole_data_set:
-            from experiments.reporting.selection import print_selection
+            from experiments.reporting.selection import to_markdown
+            from leep.results import read_runs
 
-            print_selection(configs[0].results, configs[0].seed)
+            print("\n" + to_markdown(read_runs(configs[0].results), configs[0].seed))
 
 
 def check_names(arguments: list[str]) -> None:

@@ -11,13 +11,20 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
-METHOD_STYLE = {  # colours of Okabe and Ito (2008), told apart by marker and hatch in grey
-    "retrain_head": {"label": "Re-train head", "color": "#0072B2", "marker": "o", "hatch": ""},
-    "fine_tune": {"label": "Fine-tune", "color": "#D55E00", "marker": "^", "hatch": "//"},
-    "from_scratch": {"label": "From scratch", "color": "#999999", "marker": "v", "hatch": "xx"},
-    "nearest_mean": {"label": "Nearest mean", "color": "#E69F00", "marker": "D", "hatch": "\\\\"},
-    "cnaps": {"label": "CNAPs", "color": "#009E73", "marker": "s", "hatch": ".."},
-}
+from leep.transfer.method import find_methods
+
+_OTHER_STYLES = (  # of methods from outside the package; colours of Okabe and Ito (2008)
+    {"color": "#CC79A7", "marker": "P", "hatch": "++"},
+    {"color": "#56B4E9", "marker": "X", "hatch": "oo"},
+    {"color": "#F0E442", "marker": "*", "hatch": "--"},
+)
+
+
+def method_style(method: str) -> dict[str, str]:
+    """`label`, `color`, `marker` and `hatch` of a method; one from outside has its name as label and a spare style."""
+    if method in find_methods():
+        return {"label": find_methods()[method].label, **find_methods()[method].style}
+    return {"label": method} | _OTHER_STYLES[sum(method.encode()) % len(_OTHER_STYLES)]
 
 
 def scatter(ax: Axes, table: pd.DataFrame, x_label: str = "LEEP score (nats)", y_label: str = "Test accuracy") -> Axes:
@@ -29,7 +36,7 @@ def scatter(ax: Axes, table: pd.DataFrame, x_label: str = "LEEP score (nats)", y
     table : DataFrame with the columns `method`, `score`, `accuracy`
     """
     for method, group in table.groupby("method", sort=False):
-        style = METHOD_STYLE[method]
+        style = method_style(method)
         ax.scatter(
             group.score,
             group.accuracy,
@@ -62,7 +69,7 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
     methods = list(dict.fromkeys(table.method))
     width = 0.8 / len(methods)
     for k, method in enumerate(methods):
-        style, groups = METHOD_STYLE[method], table[table.method == method].groupby("level").accuracy
+        style, groups = method_style(method), table[table.method == method].groupby("level").accuracy
         mean, error = groups.mean(), groups.sem().fillna(0)
         x = mean.index + (k - (len(methods) - 1) / 2) * width
         ax.bar(

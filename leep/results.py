@@ -30,6 +30,7 @@ import pandas as pd
 
 from leep.errors import Invalid
 from leep.files import write_atomically
+from leep.tasks import EXPERIMENTS
 
 _COUNTS = frozenset(["task", "n_classes", "n_examples", "epoch"])
 _NUMBERS = frozenset(["score", "test_accuracy", "test_f1", "test_f1_macro"])
@@ -232,9 +233,11 @@ def _number(text: str) -> float:
 def read_runs(root: Path) -> pd.DataFrame:
     """All transferred models under a results folder with the scores of their tasks, a row a task × measure × method.
 
-    Besides the columns of the two CSVs: `setting`, `source`, `trained_on`, `target`, `seed`, `weights` (origin), `data`
-    (variant), `engine`, `scale`, `epochs`, `run` (the folder), `stand_in`, what differs from the paper (empty where
-    nothing does), and whether all tasks that were asked for are `finished`.
+    Besides the columns of the CSVs, `classes` among them (None where not recorded): `experiment`, `metric` (the column
+    that scores are correlated with), `source`, `source_title` and `imagenet_top1` (absent where not recorded),
+    `trained_on`, `target`, `seed`, `stream` (whether experiment and target have random streams of their own), `weights`
+    (origin), `data` (variant), `engine`, `scale`, `epochs`, `run` (the folder), `deviations` (a tuple: what differs
+    from the paper), and whether all tasks that were asked for are `finished`.
 
     Raises
     ------
@@ -254,8 +257,32 @@ def read_runs(root: Path) -> pd.DataFrame:
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(f"setting.json of {folder} or of the folder above it", error) from error
         frame = transfers.merge(scores, on=list(_SHARED))
-        frames.append(frame.assign(**described, run=str(folder.relative_to(root))))
+        recorded = read_tasks(folder.parent)
+        classes = dict(zip(recorded.task, recorded.classes))
+        columns = {
+            "classes": [classes.get(task) for task in frame.task],
+            "deviations": [described.pop("deviations")] * len(frame),
+        }
+        frames.append(frame.assign(**described, **columns, run=str(folder.relative_to(root))))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def read_tasks(folder: Path) -> pd.DataFrame:
+    """`task` and `classes`, a tuple of the data set's numbers in the order of the task's labels; empty if not recorded.
+
+    Raises
+    ------
+    Invalid
+        If tasks.csv is damaged.
+    """
+    path = Path(folder) / "tasks.csv"
+    whole = _whole_lines(path)
+    rows = _parse(path, whole, ["task"], ["task", "classes"])[1] if whole else {}
+    try:
+        tasks = [(int(task), tuple(map(int, classes.split()))) for task, classes in rows.values()]
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return pd.DataFrame(tasks, columns=["task", "classes"])
 
 
 def read_done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
@@ -267,22 +294,36 @@ def read_done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
 def _describe(tasks: dict, training: dict, done: int) -> dict:
     """What the columns of a run say, by the contents of its two `setting.json`."""
     outer, inner, asked = tasks["setting"], training["setting"], training["notes"]["n_tasks"]
-    stand_in = tasks["notes"]["stand_in"] + training["notes"]["stand_in"]
-    stand_in += [f"unfinished: {done} of {asked} tasks"] if done < asked else []
+    source, described = outer["source"], tasks["notes"].get("source", {})
+    deviations = (*_deviations(tasks["notes"]), *_deviations(training["notes"]))
     return {
-        "setting": outer["experiment"],
-        "source": outer["source"]["name"],
-        "trained_on": outer["source"]["trained_on"],
+        "experiment": outer["experiment"],
+        "source": source["name"],
+        "source_title": described.get("title"),
+        "trained_on": source["trained_on"],
+        "imagenet_top1": described.get("imagenet_top1") or math.nan,
         "target": outer["target"]["name"],
+        "metric": tasks["notes"].get("metric") or _known_metric(outer["experiment"]),
         "seed": outer["seed"],
-        "weights": outer["source"].get("weights"),
+        "stream": "stream" in outer,
+        "weights": source.get("weights"),
         "data": outer["target"].get("variant"),
         "engine": f"{outer['engine']['name']} {outer['engine']['precision']}",
         "scale": inner["scale"],
         "epochs": inner.get("epochs"),
-        "stand_in": "; ".join(stand_in),
+        "deviations": (*deviations, f"unfinished: {done} of {asked} tasks") if done < asked else deviations,
         "finished": done >= asked,
     }
+
+
+def _known_metric(experiment: str) -> str:
+    """The metric of an experiment whose run did not record it."""
+    return EXPERIMENTS[experiment].metric if experiment in EXPERIMENTS else "test_accuracy"
+
+
+def _deviations(notes: dict) -> list[str]:
+    """What differs from the paper; earlier runs have it under `stand_in`."""
+    return notes["deviations"] if "deviations" in notes else notes["stand_in"]
 
 
 def read_curves(run: Path) -> pd.DataFrame:

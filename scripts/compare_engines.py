@@ -32,7 +32,7 @@ def accuracy_table(runs: pd.DataFrame) -> list[str]:
         "| tasks of | engine | tasks | metric | mean in gluon | mean difference [95 %] | correlation | largest |",
         "| --- " * 8 + "|",
     ]
-    key = ["setting", "source", "target", "seed", "scale", "epochs"]
+    key = ["experiment", "source", "target", "seed", "scale", "epochs"]
     models = runs[(runs.method == "fine_tune") & (runs.measure == "leep")]
     for (setting, _, target, *_), group in models.groupby(key):
         for engine in sorted(set(group.engine) - {REFERENCE}, reverse=True):

@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 from conftest import composed, resolved
 
-from experiments.table1 import paper_rows
+from experiments.reporting.rows import paper_rows
 from leep.results import read_runs
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_it_collects_every_setting_of_table_1(scale):
     cfg = composed("experiment=measure_comparison", f"scale={scale}")
-    assert {*cfg.experiments} == {*paper_rows().setting}
+    assert {*cfg.experiments} == {*paper_rows().experiment}
     for name in cfg.experiments:
         assert resolved(f"experiment={name}", f"scale={scale}").experiment.name == name
 
@@ -22,7 +22,7 @@ def test_one_that_cannot_run_does_not_stop_the_others(run_experiment, tmp_path):
     assert done.returncode == 2 and "large_balanced cannot be drawn from cifar100" in done.stderr  # it has six classes
     assert "large_balanced stopped by an error, as said above; the others have run" in done.stderr
     runs = read_runs(tmp_path / "results")
-    assert set(runs.setting) == {"small_balanced", "small_imbalanced"} and set(runs.seed) == {1}
+    assert set(runs.experiment) == {"small_balanced", "small_imbalanced"} and set(runs.seed) == {1}
     table = pd.read_csv(tmp_path / "results" / "table1.csv")
     assert set(table[table.n_tasks.notna()].row) == {3, 7} and "runs with seed 1" in done.stdout
     again = run_experiment("measure_comparison", names.replace("large_balanced,", ""), "seed=1")

@@ -77,7 +77,7 @@ def test_experiment_writes_its_rows_and_a_second_call_does_nothing(run_experimen
     assert runs.test_accuracy.between(0, 1).all() and runs.score.notna().all()
     assert runs.test_f1.notna().all() == (experiment == "small_imbalanced")
     assert (runs[runs.measure.isin(["leep", "nce"])].score <= 0).all()
-    assert set(runs.scale) == {"smoke"} and runs.stand_in.str.contains("random.params weights").all()
+    assert set(runs.scale) == {"smoke"} and runs.deviations.map("; ".join).str.contains("random.params weights").all()
     before = {p: p.stat().st_mtime_ns for p in results.rglob("*") if p.is_file()}
     second = run_experiment(experiment)
     assert "were done before" in second.stdout
@@ -106,8 +106,8 @@ def test_seeds_and_changed_protocols_are_kept_apart(run_experiment, tmp_path):
     runs = read_runs(tmp_path / "results")
     assert runs.groupby("run").seed.first().value_counts().to_dict() == {0: 3, 1: 1}
     for change in ("learning_rate=0.1 for 0.01", "max_smaller=20 for 60"):
-        assert runs[runs.stand_in.str.contains(change)].run.nunique() == 1
-    assert runs.stand_in.str.contains("2 of 20 epochs").all()
+        assert runs[runs.deviations.map("; ".join).str.contains(change)].run.nunique() == 1
+    assert runs.deviations.map("; ".join).str.contains("2 of 20 epochs").all()
 
 
 def test_what_equals_the_papers_protocol_is_no_stand_in(run_experiment, tmp_path):
@@ -116,8 +116,8 @@ def test_what_equals_the_papers_protocol_is_no_stand_in(run_experiment, tmp_path
     assert "3 of 200 tasks" in done.stdout
     run_experiment("small_balanced", *given, "method.retrain_head.implementation=gluon")
     runs = read_runs(tmp_path / "results")
-    assert runs.run.nunique() == 2 and set(runs.stand_in) == {
-        "random.params weights of cifar10_resnet20; 3 of 200 tasks"
+    assert runs.run.nunique() == 2 and set(runs.deviations) == {
+        ("random.params weights of cifar10_resnet20", "3 of 200 tasks")
     }
     compiled, gluon = (g.test_accuracy.to_numpy() for _, g in runs.groupby("run"))
     assert abs(compiled - gluon).max() <= 0.02

@@ -208,7 +208,7 @@ def test_results_that_may_not_be_written(here, whole, tmp_path):
         shutil.copytree(whole, disk, dirs_exist_ok=True)
         remount(disk, "ro")
         assert "Read-only file system" in (said := here(results=disk)) and f"is there room in {disk}" in said
-        command = [sys.executable, "-m", "experiments.table1", str(disk)]
+        command = [sys.executable, "-m", "experiments.reporting.table1", str(disk)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.startswith("table1: [Errno 30] Read-only file system")
         assert csvs(disk) == csvs(whole)
@@ -413,7 +413,7 @@ def test_spaces_accents_and_a_tilde_without_utf8(
     paths["source.cifar10_resnet20.weights"] = shutil.copy(random_weights, tmp_path / "données à moi" / "à moi.params")
     run_experiment("small_balanced", *TASKS, *(f"{key}={path}" for key, path in paths.items()))
     assert [*csvs(tmp_path / "результаты 1").values()] == [*csvs(whole).values()]
-    command = [sys.executable, "-m", "experiments.table1", str(tmp_path / "результаты 1")]
+    command = [sys.executable, "-m", "experiments.reporting.table1", str(tmp_path / "результаты 1")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
     assert "LEEP" in (tmp_path / "результаты 1" / "table1.md").read_text("utf-8")

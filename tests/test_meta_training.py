@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.table1 import build_table
+from experiments.reporting.table1 import build_table
 from leep.data import load_data
 from leep.engines import create_engine
 from leep.errors import Invalid, Missing
@@ -684,7 +684,7 @@ def test_meta_transfer_end_to_end(meta_trained, run_experiment, tmp_path):
     table = build_table(read_runs(tmp_path / "results"))
     lines = table[table.row == 21]
     assert lines.measure.tolist()[:3] == ["leep", "nce", "h_score"] and (lines.n_tasks == 4).all()
-    for stand_in in lines.stand_in:
-        assert stand_in.startswith("cifar10_resnet20 for ResNet18 of ImageNet; ")
-        assert "meta-trained on cifar10 (test), 32 pixels" in stand_in and "per_class=5 for 50" in stand_in
+    for deviations in lines.deviations:
+        assert deviations[0] == "cifar10_resnet20 for ResNet18 of ImageNet"
+        assert "meta-trained on cifar10 (test), 32 pixels" in deviations and "per_class=5 for 50" in deviations
     assert table[table.row != 21].n_tasks.isna().all()

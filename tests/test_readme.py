@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from experiments.readme import FIGURES, REFERENCE, section, updated
-from experiments.table1 import build_table
+from experiments.reporting.readme import FIGURES, REFERENCE, section, updated
+from experiments.reporting.table1 import build_table
 from leep.results import read_runs
 
 RESULTS = ROOT / REFERENCE

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leep.errors import Invalid
-from leep.results import Table, open_folder, read_runs, setting_hash
+from leep.results import Table, open_folder, read_runs, read_tasks, setting_hash
 
 COLUMNS = ["task", "measure", "score"]
 
@@ -100,15 +100,29 @@ def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path)
             "target": {"name": "t"},
             "engine": {"name": "gluon", "precision": "float32"},
         },
-        {"stand_in": ["sample"]},
+        {"stand_in": ["sample"]},  # as runs before November 2026 have it
         {},
     )
-    open_folder(folder / "m", {"scale": "quick", "epochs": 3}, {"stand_in": ["20 of 50 epochs"], "n_tasks": 3}, {})
+    open_folder(folder / "m", {"scale": "quick", "epochs": 3}, {"deviations": ["20 of 50 epochs"], "n_tasks": 3}, {})
     (folder / "scores.csv").write_text("task,n_classes,n_examples,measure,score\n0,2,9,leep,-0.5\n1,2,9,leep,-0.25\n")
     transfers = folder / "m" / "transfers.csv"
     transfers.write_text("")
     assert read_runs(tmp_path).empty
     transfers.write_text("task,n_classes,n_examples,method,test_accuracy\n0,2,9,m,0.5\n1,2,9,m,0.7")
     runs = read_runs(tmp_path)
-    assert runs.task.tolist() == [0] and runs.stand_in.tolist() == ["sample; 20 of 50 epochs; unfinished: 1 of 3 tasks"]
+    assert runs.task.tolist() == [0] and runs.classes.tolist() == [None]
+    assert runs.deviations.tolist() == [("sample", "20 of 50 epochs", "unfinished: 1 of 3 tasks")]
     assert runs.finished.tolist() == [False]
+    (folder / "tasks.csv").write_text("task,classes\n0,7 3\n1,3 9\n2,")  # the last line is being written
+    assert read_runs(tmp_path).classes.tolist() == [(7, 3)]
+
+
+def test_classes_of_tasks(tmp_path):
+    assert read_tasks(tmp_path).empty
+    (tmp_path / "tasks.csv").write_text("task,classes\n1,5\n0,8 1 4\n")
+    tasks = read_tasks(tmp_path)
+    assert dict(zip(tasks.task, tasks.classes)) == {1: (5,), 0: (8, 1, 4)}
+    for damaged in ("task,classes\n0,8 x\n", "task,classes\n0,8 1\n0,8 2\n", "task,names\n0,8\n"):
+        (tmp_path / "tasks.csv").write_text(damaged)
+        with pytest.raises(Invalid, match=r"tasks\.csv"):
+            read_tasks(tmp_path)

@@ -3,29 +3,25 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
+from conftest import ROOT, resolved
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from experiments.check import UserError, check_config
-from experiments.figures import draw
-from experiments.protocol import max_examples
-from experiments.selection import PREDICTORS, candidates, correlations, to_markdown
+from experiments.reporting.figures import draw
+from experiments.reporting.predictors import label
+from experiments.reporting.selection import candidates, correlate, describe, predictors, to_markdown
 from leep import plots
+from leep.errors import Invalid
 from leep.results import Table, open_folder, read_runs
-from leep.tasks import Task, draw_task, limit
+from leep.tasks import Task, draw_task, subsample
 
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 SCALES = sorted(p.stem for p in (ROOT / "conf" / "scale").glob("*.yaml"))
 EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
+MEASURES = ("leep", "nce", "h_score", "logme")
+PREDICTORS = ("leep", "nce", "h_score", "imagenet_top1")
 TWO = "source=[cifar10_resnet20,cifar10_resnet20_short]"
-
-
-def composed(*overrides):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 # The run
@@ -47,10 +43,10 @@ def test_candidates_run_and_a_second_call_does_nothing(run_experiment, other_wei
     assert set(runs.source) == {"cifar10_resnet20", "cifar10_resnet20_short"}
     assert runs.groupby("source").score.nunique().eq(3).all() and runs.groupby("measure").score.nunique().eq(2).all()
     assert set(runs.task) == {0} and set(runs.n_classes) == {6} and set(runs.n_examples) == {6 * 320}
-    table = candidates(tmp_path / "results", runs, "cifar100", "retrain_head")
+    table = candidates(runs, "cifar100", "retrain_head")
     assert set(table.title) == {"ResNet20, CIFAR10", "ResNet20 (5 epochs), CIFAR10"}
-    assert to_markdown(tmp_path / "results", runs) in first.stdout
-    assert all(f"- {title}: not computed over" in first.stdout for title in PREDICTORS.values())
+    assert to_markdown(runs) in first.stdout
+    assert all(f"- {label(p)}: not computed over" in first.stdout for p in PREDICTORS)
     assert "LEEP: not computed over 2 candidates" in first.stdout
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*") if p.is_file()}
     second = run_experiment(*call)
@@ -69,9 +65,9 @@ def test_a_candidate_that_cannot_be_had_is_left_out(run_experiment, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_there_is_one_task(count):
-    check_config(composed("experiment=source_selection"))
-    with pytest.raises(UserError, match="n_tasks must be 1, the task is the whole data set, got"):
-        check_config(composed("experiment=source_selection", f"n_tasks={count}"))
+    assert resolved("experiment=source_selection").n_tasks["retrain_head"] == 1
+    with pytest.raises(Invalid, match="n_tasks must be 1, the task is the whole data set, got"):
+        resolved("experiment=source_selection", f"n_tasks={count}")
 
 
 def test_the_task_is_the_whole_data_set():
@@ -97,12 +93,12 @@ FIVE = pd.DataFrame(
 
 
 def write_candidate(
-    root, row, scale="paper", target="cifar100", method="retrain_head", seed=0, stand_in=(), better=0.0
+    root, row, scale="paper", target="cifar100", method="retrain_head", seed=0, deviations=(), better=0.0
 ):
     name = row.source
     trained_on = {"imagenet": "ImageNet", "cifar10": "CIFAR10"}[name.split("_")[0]]
     top1 = None if pd.isna(row.imagenet_top1) else row.imagenet_top1
-    folder = root / "source_selection" / name / target / f"seed{seed}-{9 - len(stand_in)}"
+    folder = root / "source_selection" / name / target / f"seed{seed}-{9 - len(deviations)}"
     setting = {
         "experiment": "source_selection",
         "seed": seed,
@@ -111,13 +107,13 @@ def write_candidate(
         "engine": {"name": "gluon", "precision": "float32"},
     }
     source = {"title": name.upper(), "trained_on": trained_on, "imagenet_top1": top1}
-    open_folder(folder, setting, {"stand_in": list(stand_in), "source": source}, {})
+    open_folder(folder, setting, {"deviations": list(deviations), "source": source}, {})
     inner = folder / f"{method}-{scale}"
-    open_folder(inner, {"scale": scale, "epochs": 100}, {"stand_in": [], "n_tasks": 1}, {})
+    open_folder(inner, {"scale": scale, "epochs": 100}, {"deviations": [], "n_tasks": 1}, {})
     common = {"task": 0, "n_classes": 100, "n_examples": 50000}
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
         if not t.done:
-            t.append(*({**common, "measure": m, "score": row[m]} for m in ("leep", "nce", "h_score") if m in row))
+            t.append(*({**common, "measure": m, "score": row[m]} for m in MEASURES if m in row))
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
         accuracy = row.test_accuracy + better
         t.append({**common, "method": method, "test_accuracy": accuracy, "test_f1": None, "test_f1_macro": accuracy})
@@ -130,11 +126,11 @@ def write_candidates(root, table=FIVE, **options):
 
 
 def test_candidates_are_rows_the_best_first(tmp_path):
-    table = candidates(tmp_path, write_candidates(tmp_path), "cifar100", "retrain_head")
+    table = candidates(write_candidates(tmp_path), "cifar100", "retrain_head")
     expected = FIVE.sort_values("test_accuracy", ascending=False, ignore_index=True)
     assert table.title.tolist() == ["IMAGENET_B", "IMAGENET_C", "IMAGENET_A", "IMAGENET_D", "CIFAR10_E, CIFAR10"]
     pd.testing.assert_frame_equal(table[list(FIVE)], expected)
-    assert set(table.scale) == {"paper"} and set(table.epochs) == {100} and set(table.stand_in) == {""}
+    assert set(table.scale) == {"paper"} and set(table.epochs) == {100} and set(table.deviations) == {()}
 
 
 def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
@@ -143,7 +139,7 @@ def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
     write_candidates(tmp_path, FIVE[2:3], target="fashion_mnist")
     runs = write_candidates(tmp_path, FIVE[3:4], method="fine_tune")
     sources = [
-        candidates(tmp_path, runs, *of).source.tolist()
+        candidates(runs, *of).source.tolist()
         for of in (
             ("cifar100", "retrain_head"),
             ("cifar100", "retrain_head", 1),
@@ -152,45 +148,47 @@ def test_candidates_of_other_seeds_targets_and_methods_are_no_rows(tmp_path):
         )
     ]
     assert sources == [["imagenet_a"], ["imagenet_b"], ["imagenet_c"], ["imagenet_d"]]
-    assert candidates(tmp_path, runs, "cifar10", "fine_tune").empty
-    assert candidates(tmp_path, pd.DataFrame(), "cifar100", "fine_tune").empty
+    assert candidates(runs, "cifar10", "fine_tune").empty
+    assert candidates(pd.DataFrame(), "cifar100", "fine_tune").empty
 
 
 def test_all_candidates_are_of_the_scale_that_has_most(tmp_path):
     write_candidates(tmp_path, FIVE[:3], scale="quick")
     runs = write_candidates(tmp_path, FIVE[:2], scale="paper", better=0.1)
-    assert set(candidates(tmp_path, runs, "cifar100", "retrain_head").scale) == {"quick"}
+    assert set(candidates(runs, "cifar100", "retrain_head").scale) == {"quick"}
     runs = write_candidates(tmp_path, FIVE[2:3], scale="paper", better=0.1)
-    table = candidates(tmp_path, runs, "cifar100", "retrain_head")
+    table = candidates(runs, "cifar100", "retrain_head")
     assert set(table.scale) == {"paper"}, "of two scales with as many candidates, the nearer to the paper"
     np.testing.assert_allclose(table.test_accuracy, [0.8, 0.7, 0.6])
 
 
-def test_of_two_runs_of_a_candidate_the_one_with_fewer_stand_ins(tmp_path):
-    write_candidates(tmp_path, FIVE[:1], stand_in=["sample"], better=0.3)
-    table = candidates(tmp_path, write_candidates(tmp_path, FIVE[:1]), "cifar100", "retrain_head")
-    assert table.test_accuracy.tolist() == [0.5] and table.stand_in.tolist() == [""]
+def test_of_two_runs_of_a_candidate_the_one_with_fewer_deviations(tmp_path):
+    write_candidates(tmp_path, FIVE[:1], deviations=["sample"], better=0.3)
+    table = candidates(write_candidates(tmp_path, FIVE[:1]), "cifar100", "retrain_head")
+    assert table.test_accuracy.tolist() == [0.5] and table.deviations.tolist() == [()]
 
 
 def test_correlations_are_scipys(tmp_path):
-    table = candidates(tmp_path, write_candidates(tmp_path), "cifar100", "retrain_head")
-    said = correlations(table)
+    table = candidates(write_candidates(tmp_path), "cifar100", "retrain_head")
     for predictor, rows in (("leep", FIVE), ("nce", FIVE), ("imagenet_top1", FIVE[:4])):
-        expected = stats.pearsonr(rows[predictor].astype(float), rows.test_accuracy)
-        assert said[predictor].startswith(f"{expected.statistic:+.3f} [")
-        assert said[predictor].endswith(f"p = {expected.pvalue:.3f}, {len(rows)} candidates")
-    assert said["h_score"] == "undefined: constant"
+        expected, found = stats.pearsonr(rows[predictor].astype(float), rows.test_accuracy), correlate(table, predictor)
+        assert found.r == pytest.approx(expected.statistic) and found.p_value == pytest.approx(expected.pvalue)
+        assert found.n == len(rows) and describe(found).startswith(f"{expected.statistic:+.3f} [")
+    constant, few = correlate(table, "h_score"), correlate(table[:2], "leep")
+    assert (constant.r, constant.n, describe(constant)) == (None, 5, "undefined: constant")
+    assert (few.r, few.n, describe(few)) == (None, 2, "not computed over 2 candidates")
 
 
 def test_markdown_has_a_table_a_method_and_dashes_for_what_is_absent(tmp_path):
     write_candidates(tmp_path)
-    text = to_markdown(tmp_path, write_candidates(tmp_path, FIVE[:2], method="fine_tune", stand_in=["sample"]))
+    text = to_markdown(write_candidates(tmp_path, FIVE[:2], method="fine_tune", deviations=["sample"]))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## fine_tune → cifar100, 100 epochs, gluon float32",
         "## retrain_head → cifar100, 100 epochs, gluon float32",
     ]
-    assert "| CIFAR10_E, CIFAR10 | 0.300 | -3.500 | -2.000 | 3.000 | — | paper |  |" in text
-    assert "| IMAGENET_A | 0.500 | -2.000 | -1.500 | 3.000 | 70.000 | paper | sample |" in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert ["CIFAR10_E, CIFAR10", "0.300", "-3.500", "-2.000", "3.000", "—", "paper", ""] in rows
+    assert ["IMAGENET_A", "0.500", "-2.000", "-1.500", "3.000", "70.000", "paper", "sample"] in rows
     assert "- ImageNet top-1: not computed over 2 candidates" in text
 
 
@@ -207,9 +205,9 @@ def assert_panel_shows(ax, table, predictor):
 
 def test_figure5_shows_what_the_csvs_hold(tmp_path):
     runs = write_candidates(tmp_path)
-    table = candidates(tmp_path, runs, "cifar100", "retrain_head")
+    table = candidates(runs, "cifar100", "retrain_head")
     fig = draw("figure5", tmp_path, runs)
-    assert [ax.get_xlabel() for ax in fig.axes] == list(PREDICTORS.values())
+    assert [ax.get_xlabel() for ax in fig.axes] == list(map(label, PREDICTORS))
     for ax, predictor in zip(fig.axes, PREDICTORS, strict=True):
         assert_panel_shows(ax, table, predictor)
     assert [text.get_text() for text in fig.subfigs[0].legends[0].texts] == sorted(table.title)
@@ -227,7 +225,7 @@ def test_figure9_has_a_row_a_method_and_says_what_to_run(tmp_path):
     said = heads[0].texts[0].get_text()
     assert "python run.py\nexperiment=source_selection" in said and "'method=[retrain_head]'" in said
     assert not any(ax.axison for ax in heads) and not any(ax.lines for ax in heads)
-    table = candidates(tmp_path, runs, "cifar100", "fine_tune")
+    table = candidates(runs, "cifar100", "fine_tune")
     assert table.test_accuracy.max() == pytest.approx(0.8)
     for ax, predictor in zip(networks, PREDICTORS, strict=True):
         assert_panel_shows(ax, table, predictor)
@@ -251,12 +249,23 @@ def test_figures_of_another_target_stand_below(tmp_path):
     plt.close("all")
 
 
+def test_a_measure_of_any_name_is_a_further_column_and_panel(tmp_path):
+    runs = write_candidates(tmp_path, FIVE.assign(logme=[0.1, 0.4, 0.3, 0.2, 0.0]))
+    assert predictors(runs) == ["leep", "nce", "h_score", "logme", "imagenet_top1"]
+    text, fig = to_markdown(runs), draw("figure5", tmp_path, runs)
+    assert "| logme " in text and "- logme: +0." in text
+    assert [ax.get_xlabel() for ax in fig.axes] == ["LEEP", "NCE", "H score", "logme", "ImageNet top-1"]
+    table = candidates(runs, "cifar100", "retrain_head")
+    assert_panel_shows(fig.axes[3], table, "logme")
+    plt.close("all")
+
+
 @pytest.mark.parametrize("lacks", ["imagenet_top1", "nce"])
 def test_figures_and_table_stand_where_no_candidate_has_a_predictor(tmp_path, lacks):
     """All candidates are trained on CIFAR10, or `measures=[leep,h_score]`."""
     table = FIVE.assign(imagenet_top1=None) if lacks == "imagenet_top1" else FIVE.drop(columns=lacks)
     runs = write_candidates(tmp_path, table)
-    assert f"- {PREDICTORS[lacks]}: not computed over 0 candidates" in to_markdown(tmp_path, runs)
+    assert f"- {label(lacks)}: not computed over 0 candidates" in to_markdown(runs)
     fig = draw("figure5", tmp_path, runs)
     assert len(points(fig.axes[0])) == 5
     plt.close("all")
@@ -273,7 +282,7 @@ def test_a_candidate_keeps_its_look_in_all_panels():
 # scale.max_examples
 
 
-def test_limit_takes_the_first_of_each_class():
+def test_a_subsample_takes_the_first_of_each_class():
     task = Task(
         classes=np.array([3, 8]),
         train_rows=np.array([2, 4, 5, 7, 11, 12, 20]),
@@ -284,26 +293,28 @@ def test_limit_takes_the_first_of_each_class():
         whole_classes=True,
     )
     for n in (3, 4):  # two a class: rounded up
-        small = limit(task, n)
+        small = subsample(task, n)
         assert (small.train_rows.tolist(), small.train_labels.tolist()) == ([2, 4, 5, 7], [1, 0, 0, 1])
         assert (small.test_rows.tolist(), small.test_labels.tolist()) == ([0, 1, 9], [1, 1, 0])
         assert small.minority_class == 0 and not small.whole_classes and small.classes is task.classes
-    assert limit(task, 100).train_rows.tolist() == task.train_rows.tolist()
+    assert subsample(task, 100).train_rows.tolist() == task.train_rows.tolist()
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_only_networks_of_source_selection_see_fewer_examples(experiment, scale):
-    cfg = composed(f"experiment={experiment}", f"scale={scale}")
-    check_config(cfg)
+    methods = ("retrain_head", "fine_tune", "from_scratch")
+    config = resolved(
+        f"experiment={experiment}", f"scale={scale}", f"method=[{','.join(methods)}]", "target=[cifar100]"
+    )
     caps = {"smoke": 100, "quick": 1000} if experiment == "source_selection" else {}
-    found = [max_examples(cfg, method) for method in ("retrain_head", "fine_tune", "from_scratch")]
+    found = [config.budgets[method, "cifar100"].max_examples for method in methods]
     assert found == [None, caps.get(scale), caps.get(scale)]
 
 
 def test_a_cap_on_examples_can_be_given_and_is_checked():
-    cfg = composed("experiment=small_balanced", "+scale.max_examples.fine_tune=7")
-    check_config(cfg)
-    assert max_examples(cfg, "fine_tune") == 7 and max_examples(cfg, "from_scratch") is None
-    with pytest.raises(UserError, match=r"scale.max_examples.fine_tune must be null or an integer ≥ 1, got 0"):
-        check_config(composed("experiment=small_balanced", "+scale.max_examples.fine_tune=0"))
+    config = resolved("experiment=small_balanced", "+scale.max_examples.fine_tune=7")
+    assert config.budgets["fine_tune", "cifar100"].max_examples == 7
+    assert config.budgets["retrain_head", "cifar100"].max_examples is None
+    with pytest.raises(Invalid, match=r"scale.max_examples.fine_tune must be null or an integer ≥ 1, got 0"):
+        resolved("experiment=small_balanced", "+scale.max_examples.fine_tune=0")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leep.statistics import levels, paired_difference, partial_pearson, pearson
+from leep.statistics import compare_independent, levels, paired_difference, partial_pearson, pearson
 
 
 def test_pearson_by_hand():
@@ -142,3 +142,49 @@ def test_a_difference_is_found_about_as_often_as_it_should_be():
         y, *noise = rng.standard_normal((3, 60))
         found.append(paired_difference(y + noise[0], y + noise[1], y, n_resamples=400).p_value)
     assert np.mean(np.array(found) <= 0.05) < 0.12  # equally good measures
+
+
+def test_clusters_are_drawn_with_all_their_tasks():
+    """Of two clusters a resample holds the first twice, the second twice, or each once: three values of r."""
+    x, y = np.array([0.0, 1, 0, 2, 1]), np.array([0.0, 1, 1, 0, 2])
+    clusters = np.array([7, 7, 2, 2, 2])
+    r_first, r_second, r_both = 1.0, -0.5, -1 / 14  # Σxy/√(Σx²Σy²): ½/√(½·½), −1/√(2·2), −0.2/√(2.8·2.8)
+    assert np.allclose([stats.pearsonr(x[2:], y[2:])[0], stats.pearsonr(x, y)[0]], [r_second, r_both])
+    found = pearson(x, y, clusters=clusters)
+    assert (found.r, found.low, found.high) == pytest.approx((r_both, r_second, r_first))
+
+
+def test_every_task_a_cluster_is_the_usual_interval():
+    x, y, *_ = made_up()
+    usual = pearson(x, y)
+    found = pearson(x, y, clusters=np.arange(80)[::-1])
+    assert (found.r, found.p_value) == (usual.r, usual.p_value)
+    assert (found.low, found.high) == pytest.approx((usual.low, usual.high), abs=1e-12)
+
+
+def test_interval_over_clusters_is_that_of_resamples_one_by_one():
+    x, y, *_ = made_up()
+    clusters = np.repeat(np.arange(20), [1, 2, 3, 4, 5, 6, 7] + [4] * 13)
+    drawn = np.random.default_rng(0).integers(0, 20, (400, 20))
+    rows = [np.concatenate([np.flatnonzero(clusters == c) for c in resample]) for resample in drawn]
+    slow = np.percentile([stats.pearsonr(x[i], y[i])[0] for i in rows], [2.5, 97.5])
+    found = pearson(x, y, 400, clusters=clusters)
+    np.testing.assert_allclose([found.low, found.high], slow, atol=1e-12)
+
+
+def test_clusters_that_cannot_be_drawn():
+    x, y, *_ = made_up()
+    with pytest.raises(ValueError, match="at least two different"):
+        pearson(x, y, clusters=np.zeros(80, int))
+    with pytest.raises(ValueError, match=r"shape \(80,\)"):
+        pearson(x, y, clusters=np.arange(79))
+
+
+def test_fishers_z_by_hand():
+    # artanh 0.5 = 0.549306, artanh 0.3 = 0.309520; √(1/100 + 1/100) = 0.141421; z = 1.695547
+    assert compare_independent(0.5, 103, 0.3, 103) == pytest.approx(2 * stats.norm.sf(1.695547), abs=1e-6)
+    assert compare_independent(0.3, 103, 0.5, 103) == compare_independent(0.5, 103, 0.3, 103)
+    assert compare_independent(-0.2, 50, -0.2, 200) == 1
+    for wrong in ((1.0, 50, 0.5, 200), (0.5, 3, 0.5, 200), (0.5, 50, -1.0, 200), (float("nan"), 50, 0.5, 200)):
+        with pytest.raises(ValueError, match="expected correlations within"):
+            compare_independent(*wrong)

@@ -1,20 +1,35 @@
 """Table 1, figures and report from made-up CSVs whose correlations are known."""
 
+import ast
+import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from experiments.figures import FIGURES, NAMES, _notes, accuracy_data, convergence_data, draw
-from experiments.table1 import COLUMNS, UNDEFINED, build_table, paper_rows, select_run
-from experiments.table1_text import MEASURES, TRIVIAL, controls, layout, to_latex, to_markdown, to_terminal, wins
+from experiments.reporting.figures import FIGURES, NAMES, _notes, accuracy_data, convergence_data, draw
+from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL
+from experiments.reporting.render import (
+    class_sets,
+    controls,
+    layout,
+    notes,
+    summary,
+    to_latex,
+    to_markdown,
+    to_terminal,
+)
+from experiments.reporting.rows import paper_rows, rank, select_run
+from experiments.reporting.table1 import COLUMNS, UNDEFINED, build_table, to_csv
 from leep import plots
 from leep.results import Table, open_folder, read_runs
-from leep.statistics import levels
+from leep.statistics import levels, pearson
 
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
@@ -26,18 +41,25 @@ def write_run(
     scale="paper",
     seed=0,
     n=30,
-    stand_in=(),
+    deviations=(),
     source="cifar10_resnet20",
     target="fashion_mnist",
     slope=2.0,
     asked=None,
     method="retrain_head",
     classes=(4,),
+    weights="bundled",
+    stream=False,
+    further=None,
+    sets=None,
 ):
-    """A run in which accuracy is `slope` × LEEP + noise, NCE is noise and the H score is constant."""
+    """A run in which accuracy is `slope` × LEEP + noise, NCE is noise, and the H score is constant.
+
+    It may have a further measure, also noise. `sets` are the classes of its tasks, again and again.
+    """
     rng = np.random.default_rng([n, seed])
     leep, nce, noise = rng.standard_normal((3, n))
-    folder = root / experiment / source / target / f"seed{seed}-{scale}{len(stand_in)}"
+    folder = root / experiment / source / target / f"seed{seed}-{scale}{len(deviations)}{weights}{stream}"
     outer = {
         "experiment": experiment,
         "seed": seed,
@@ -45,15 +67,21 @@ def write_run(
         "target": {"name": target},
         "engine": {"name": "gluon", "precision": "float32"},
     }
-    open_folder(folder, outer, {"stand_in": list(stand_in)}, {})
+    outer["source"]["weights"] = weights
+    outer |= {"stream": f"{experiment}/{target}"} if stream else {}
+    open_folder(folder, outer, {"deviations": list(deviations)}, {})
     inner = folder / f"{method}-{scale}"
-    open_folder(inner, {"scale": scale, "epochs": 50}, {"stand_in": [], "n_tasks": asked or n}, {})
+    open_folder(inner, {"scale": scale, "epochs": 50}, {"deviations": [], "n_tasks": asked or n}, {})
     accuracy = 0.5 + 0.1 * (slope * leep + noise)
     common = [{"n_classes": classes[i % len(classes)], "n_examples": 120} for i in range(n)]
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
         for i in range(n) if not t.done else ():
-            for measure, score in (("leep", leep[i]), ("nce", nce[i]), ("h_score", 3.0)):
+            scores = {"leep": leep[i], "nce": nce[i], "h_score": 3.0} | ({further: nce[i] ** 2} if further else {})
+            for measure, score in scores.items():
                 t.append({"task": i, **common[i], "measure": measure, "score": float(score)})
+    if sets:
+        with Table(folder / "tasks.csv", ["task", "classes"], ["task"]) as t:
+            t.append(*({"task": i, "classes": sets[i % len(sets)]} for i in range(n)))
     with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
         for i in range(n):
             f1 = float(1 - accuracy[i]) if experiment == "small_imbalanced" else None
@@ -69,12 +97,16 @@ def line(table, row, measure):
 def test_all_21_rows_stand_from_the_first_day(tmp_path):
     table = build_table(read_runs(tmp_path))
     assert list(table.columns) == COLUMNS and len(table) == 21 * 5
-    assert table.row.tolist() == [r for r in range(1, 22) for _ in (*MEASURES, *TRIVIAL)]
-    assert table.r.isna().all() and (table.needs != "").all()
-    assert table.n_tasks.isna().all()
+    assert table.row.tolist() == [r for r in range(1, 22) for _ in (*PAPER_MEASURES, *TRIVIAL)]
+    assert table.r.isna().all() and table.n_tasks.isna().all() and (table.missing != "").all()
     assert line(table, 21, "nce").paper_r == 0.310 and line(table, 4, "h_score").paper_r == 0.026
-    assert "python run.py experiment=small_balanced" in line(table, 5, "leep").needs
-    assert "'method=[fine_tune]'" in line(table, 11, "leep").needs and "train_cnaps.py" in line(table, 21, "leep").needs
+    assert line(table, 5, "leep").missing.startswith("FashionMNIST, and weights of ResNet20 trained on CIFAR10")
+    assert line(table, 5, "leep").command == (
+        "python run.py experiment=small_balanced 'source=[cifar10_resnet20]' 'target=[fashion_mnist]' "
+        "'method=[retrain_head]'"
+    )
+    assert "'method=[fine_tune]'" in line(table, 11, "leep").command
+    assert "train_cnaps.py" in line(table, 21, "leep").missing
 
 
 def test_papers_values_are_those_of_the_paper():
@@ -92,7 +124,9 @@ def test_correlations_are_scipys(tmp_path):
     expected = stats.pearsonr(leep, accuracy)
     assert found.r == pytest.approx(expected.statistic, abs=1e-12) and found.p_value == pytest.approx(expected.pvalue)
     assert found.difference == pytest.approx(found.r - 0.518)
-    assert found.r_low < found.r < found.r_high and found.n_tasks == 30 and found.scale == "paper" and found.needs == ""
+    assert (
+        found.r_low < found.r < found.r_high and found.n_tasks == 30 and found.scale == "paper" and found.missing == ""
+    )
 
 
 def test_imbalanced_rows_use_f1(tmp_path):
@@ -104,7 +138,7 @@ def test_constant_scores_are_stated_as_undefined(tmp_path):
     write_run(tmp_path, "small_balanced")
     table = build_table(read_runs(tmp_path))
     found = line(table, 5, "h_score")
-    assert pd.isna(found.r) and found.needs == UNDEFINED and found.n_tasks == 30
+    assert pd.isna(found.r) and found.missing == UNDEFINED and found.n_tasks == 30
     assert "undefined (paper +0.787)" in to_markdown(table)
 
 
@@ -113,8 +147,26 @@ def test_the_run_nearest_to_the_paper_is_shown(tmp_path):
     assert line(build_table(read_runs(tmp_path)), 5, "leep").scale == "quick"
     write_run(tmp_path, "small_balanced", scale="paper", n=20)
     assert line(build_table(read_runs(tmp_path)), 5, "leep").scale == "paper"
-    write_run(tmp_path, "small_balanced", scale="paper", n=50, stand_in=["bundled sample"])
-    assert line(build_table(read_runs(tmp_path)), 5, "leep").stand_in == ""
+    write_run(tmp_path, "small_balanced", scale="paper", n=50, deviations=["bundled sample"])
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").deviations == ()
+
+
+def test_of_one_source_the_papers_weights_then_streams_of_its_own_are_preferred(tmp_path):
+    """Each run is further from the paper in everything that comes after: fewer tasks, more deviations."""
+    shown = []
+    for n, options in enumerate(
+        (
+            {},
+            {"stream": True, "deviations": ["a"]},
+            {"weights": "GluonCV (re-saved)", "deviations": ["a", "b"]},
+            {"weights": "gluon", "stream": True, "deviations": ["a", "b", "c"]},
+        )
+    ):
+        write_run(tmp_path, "small_balanced", n=50 - n, **options)
+        shown.append(line(build_table(read_runs(tmp_path)), 5, "leep").n_tasks)
+    assert shown == [50, 49, 48, 47]
+    write_run(tmp_path, "small_balanced", n=40, weights="gluon", deviations=["a"], asked=200)
+    assert line(build_table(read_runs(tmp_path)), 5, "leep").n_tasks == 47  # the last is not finished
 
 
 def test_an_unfinished_run_hides_no_finished_one(tmp_path):
@@ -130,34 +182,103 @@ def test_seeds_are_never_mixed(tmp_path):
     assert line(build_table(read_runs(tmp_path), seed=1), 5, "leep").n_tasks == 25
 
 
-def test_layout_marks_best_significance_and_stand_ins(tmp_path):
-    write_run(tmp_path, "small_balanced", stand_in=["bundled sample of FashionMNIST"])
+def test_layout_marks_best_significance_and_deviations(tmp_path):
+    write_run(tmp_path, "small_balanced", deviations=["bundled sample of FashionMNIST"])
     table = build_table(read_runs(tmp_path))
     cells = dict(zip(*(layout(table)[i] for i in (0, 5))))
-    assert cells["LEEP"].startswith("⟦+0.") and "*" not in cells["LEEP"]
-    assert "*" in cells["NCE"] and "⟦" not in cells["NCE"]
+    assert cells["LEEP"].startswith("**+0.") and "*** [" not in cells["LEEP"]
+    assert "* [" in cells["NCE"] and "**" not in cells["NCE"]
     assert cells["Notes"] == "a" and cells["Tasks"] == "30" and cells["Epochs"] == "50"
     markdown = to_markdown(table)
     assert "**+0." in markdown and "- a: bundled sample of FashionMNIST" in markdown and "row 1:" in markdown
     assert markdown.count("\n| ") == 22 + 2
+    assert "; " in to_csv(table.assign(deviations=[("a", "b")] * len(table)))
+
+
+def test_notes_have_a_letter_each_whatever_their_number_and_names():
+    table = pd.DataFrame({"deviations": [("a; b | c",), (*(f"deviation {i}" for i in range(100)), "a; b | c")]})
+    letters = notes(table)
+    assert list(letters)[:2] == ["a; b | c", "deviation 0"] and len({*letters.values()}) == 101
+    assert [*letters.values()][24:30] == ["y", "z", "aa", "ab", "ac", "ad"] and letters["deviation 99"] == "cw"
+
+
+def test_a_row_says_what_was_run_and_the_papers_source_beside_it(tmp_path):
+    write_run(tmp_path, "meta_transfer", target="cifar100", method="cnaps")
+    table = build_table(read_runs(tmp_path))
+    cells = dict(zip(*(layout(table)[i] for i in (0, 21))))
+    assert (cells["Source"], cells["Paper's source"]) == ("cifar10_resnet20, CIFAR10", "ResNet18, ImageNet")
+    absent = dict(zip(*(layout(table)[i] for i in (0, 20))))
+    assert (absent["Source"], absent["Paper's source"]) == ("—", "ResNet18, ImageNet")
+    (path,) = tmp_path.glob("*/*/*/*/setting.json")
+    content = json.loads(path.read_text())
+    content["notes"]["source"] = {"title": "ResNet20", "imagenet_top1": None}
+    path.write_text(json.dumps(content))
+    table = build_table(read_runs(tmp_path))
+    assert layout(table)[21][2] == "ResNet20, CIFAR10" and "21 ResNet20, CIFAR10 " in to_terminal(table)
+
+
+def test_a_measure_of_any_name_stands_in_every_table(tmp_path):
+    for experiment, further in (("small_balanced", "logme"), ("small_imbalanced", None)):
+        write_run(tmp_path, experiment, further=further)
+    table = build_table(read_runs(tmp_path))
+    assert len(table) == 21 * 6 and line(table, 5, "logme").r_low < line(table, 5, "logme").r
+    assert pd.isna(line(table, 5, "logme").paper_r) and line(table, 9, "logme").missing.startswith("logme was not")
+    cells = dict(zip(*(layout(table)[i] for i in (0, 5))))
+    assert cells["logme"].endswith("]") and "paper" not in cells["logme"] and cells["Tasks"] == "30"
+    assert layout(table)[9][layout(table)[0].index("logme")] == "—"
+    assert {"logme", "logme given classes", "LEEP − logme"} <= {*controls(table)[0]}
+    assert " logme " in to_terminal(table).splitlines()[2] and "logme" in to_latex(table)
+    assert [sentence.split(":")[0] for sentence in summary(table)[1:]] == ["LEEP", "NCE"]  # H is undefined
+
+
+def test_intervals_over_sets_of_classes(tmp_path):
+    """Four sets; 3 8 and 8 3 are one."""
+    leep, accuracy = write_run(tmp_path, "small_balanced", sets=["3 8", "8 3", "0 1", "1 2", "2 0"])
+    write_run(tmp_path, "small_imbalanced")
+    table = build_table(read_runs(tmp_path))
+    found = line(table, 5, "leep")
+    assert found.n_class_sets == 4 and (found.r_low_sets, found.r_high_sets) != (found.r_low, found.r_high)
+    sets = np.resize([0, 0, 1, 2, 3], 30)
+    expected = pearson(leep, accuracy, clusters=sets)
+    assert (found.r_low_sets, found.r_high_sets) == (expected.low, expected.high)
+    assert pd.isna(line(table, 9, "leep").n_class_sets) and pd.isna(line(table, 9, "leep").r_low_sets)
+    (_, row), markdown = class_sets(table), to_markdown(table)
+    assert row[:3] == ["5", "30", "4"] and row[3].startswith("[+0.") and row[5] == "—"
+    assert "sets of classes" in markdown and "sets of classes" in to_latex(table) + to_terminal(table)
+
+
+def test_whether_the_papers_value_is_within_the_error(tmp_path):
+    """Row 5 in the paper: LEEP 0.518, NCE 0.429, both of 200 tasks."""
+    write_run(tmp_path, "small_balanced")
+    table = build_table(read_runs(tmp_path))
+    leep, nce = line(table, 5, "leep"), line(table, 5, "nce")
+    assert leep.r_low > 0.518 and not leep.paper_inside
+    assert nce.paper_inside == (nce.r_low <= 0.429 <= nce.r_high)
+    z = (np.arctanh(leep.r) - np.arctanh(0.518)) / np.sqrt(1 / 27 + 1 / 197)
+    assert leep.fisher_z_p == pytest.approx(2 * stats.norm.sf(abs(z)))
+    assert pd.isna(line(table, 5, "h_score").paper_inside) and pd.isna(line(table, 4, "leep").fisher_z_p)
+    inside = [line(table, 5, m).paper_inside for m in ("leep", "nce")]
+    agree = [line(table, 5, m).fisher_z_p > 0.05 for m in ("leep", "nce")]
+    for sentence, k, j in zip(summary(table)[1:], inside, agree, strict=True):
+        assert f"in {int(k)} of 1 rows" in sentence and sentence.endswith(f"in {int(j)}.")
 
 
 def test_terminal_fits_into_160_columns(tmp_path):
     for method in ("retrain_head", "fine_tune"):
-        write_run(tmp_path, "small_imbalanced", method=method, target="cifar100", stand_in=["a stand-in"])
+        write_run(tmp_path, "small_imbalanced", method=method, target="cifar100", deviations=["a deviation"])
     text = to_terminal(build_table(read_runs(tmp_path)))
-    assert max(map(len, text.splitlines())) <= 160 and "a: a stand-in" in text
+    assert max(map(len, text.splitlines())) <= 160 and "a: a deviation" in text
     assert sum(line[:2].strip().isdigit() for line in text.splitlines()) == 21 + 2
 
 
-def test_wins_count_rows_where_leep_is_not_below_the_others(tmp_path):
+def test_summary_counts_rows_where_leep_is_not_below_the_others(tmp_path):
     write_run(tmp_path, "small_balanced")
     table = build_table(read_runs(tmp_path))
-    assert "here in 1 of 1 rows (1 of them" in wins(table)
-    assert "in the paper in 13 of 21 rows (11 of them without a tie)" in wins(table)
+    assert "here in 1 of 1 rows (1 of them" in summary(table)[0]
+    assert "in the paper in 13 of 21 rows (11 of them without a tie)" in summary(table)[0]
     tied = table.assign(r=table.r.where(table.measure != "nce", table.r.max() + 1e-9))
-    assert "here in 1 of 1 rows (0 of them" in wins(tied)
-    assert "here in 0 of 0 rows" in wins(build_table(pd.DataFrame()))
+    assert "here in 1 of 1 rows (0 of them" in summary(tied)[0]
+    assert "here in 0 of 0 rows" in summary(build_table(pd.DataFrame()))[0]
 
 
 def test_trivial_predictors_partial_correlations_and_differences(tmp_path):
@@ -173,7 +294,7 @@ def test_trivial_predictors_partial_correlations_and_differences(tmp_path):
     trivial = line(table, 1, "minus_log_n_classes")
     assert trivial.r == pytest.approx(-r_yc, abs=1e-12) and trivial.leep_better_by == pytest.approx(r_ay + r_yc)
     assert pd.isna(trivial.partial_r) and pd.isna(trivial.paper_r)
-    assert line(table, 1, "n_examples").needs == UNDEFINED and pd.isna(line(table, 1, "h_score").leep_better_by)
+    assert line(table, 1, "n_examples").missing == UNDEFINED and pd.isna(line(table, 1, "h_score").leep_better_by)
     assert len(controls(table)) == 2 and controls(table)[1][5] == "—"
     write_run(tmp_path / "one", "small_balanced")
     assert pd.isna(line(build_table(read_runs(tmp_path / "one")), 5, "leep").partial_r)  # one number of classes
@@ -190,17 +311,16 @@ def test_a_measure_that_was_not_run_is_absent(tmp_path):
 
 
 def test_latex_is_balanced_and_escaped(tmp_path):
-    write_run(tmp_path, "small_balanced", stand_in=["a_b & 5 %"])
+    write_run(tmp_path, "small_balanced", deviations=["a_b & 5 % {x}"])
     text = to_latex(build_table(read_runs(tmp_path)))
-    assert r"a\_b \& 5 \%" in text and r"\textbf{+0." in text
-    body = [row for row in text.splitlines() if row.endswith(r"\\")]
-    assert {row.replace(r"\&", "").count("&") for row in body[1:]} == {16, 11}
-    assert len(body) == 23 + 2  # two lines of header; the second table
+    assert r"a\_b \& 5 \% \{x\}" in text and r"\textbf{+0." in text
+    body = [row.replace(r"\&", "").count("&") for row in text.splitlines() if row.endswith(r"\\")]
+    assert body == [4, *[17] * 22, *[1] * 2, *[11] * 2]  # two lines of header; what differs; the controls
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
-    write_run(tmp_path, "small_balanced", stand_in=["bundled sample"])
+    write_run(tmp_path, "small_balanced", deviations=["a_b & 5 % {x}"], further="log_me", sets=["0 1", "1 2"])
     document = (
         r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
         + to_latex(build_table(read_runs(tmp_path)))
@@ -217,14 +337,14 @@ def test_latex_compiles(tmp_path):
 def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
     figure = FIGURES[name]
     source, target = figure.source or "cifar10_resnet20", figure.target or "cifar100"
-    setting = figure.settings[0]
+    experiment = figure.experiments[0]
     empty = draw(name, tmp_path, read_runs(tmp_path))
     said = [ax.texts[0].get_text() for ax in empty.axes]
     assert all("not computed: python run.py\nexperiment=" in text for text in said)
-    assert any(f"experiment={figure.experiment or setting}" in text for text in said)
+    assert any(f"experiment={'convergence' if figure.is_convergence else experiment}" in text for text in said)
     method = "cnaps" if name == "figure3" else "retrain_head"
-    write_run(tmp_path, setting, source=source, target=target, method=method)
-    if figure.experiment:
+    write_run(tmp_path, experiment, source=source, target=target, method=method)
+    if figure.is_convergence:
         write_convergence(tmp_path, target)
     fig = draw(name, tmp_path, read_runs(tmp_path))
     drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.texts[-1].get_text()]
@@ -248,7 +368,7 @@ def test_figure2_is_the_small_settings_from_imagenet_to_cifar100(tmp_path):
     assert balanced.get_title() == "(a) Small, balanced: ImageNet → CIFAR100"
     assert imbalanced.get_title() == "(b) Small, imbalanced: ImageNet → CIFAR100"
     assert (balanced.get_ylabel(), imbalanced.get_ylabel()) == ("Average test accuracy", "Average test F1 score")
-    one = runs[(runs.setting == "small_imbalanced") & (runs.method == "fine_tune") & (runs.measure == "leep")]
+    one = runs[(runs.experiment == "small_imbalanced") & (runs.method == "fine_tune") & (runs.measure == "leep")]
     means = one.groupby(levels(one.score.to_numpy())).test_f1.mean()
     assert [c.get_label() for c in imbalanced.containers if c.get_label()[0] != "_"] == ["Re-train head", "Fine-tune"]
     heights = [bar.get_height() for bar in imbalanced.patches[-len(means) :]]
@@ -273,7 +393,7 @@ def write_convergence(root, target="cifar100", reference=True, scale="paper", as
     for path in root.glob(f"*/*/{target}/*/from_scratch-{scale}/transfers.csv"):
         table = pd.read_csv(path)
         table.assign(test_accuracy=table.test_accuracy - 0.05).to_csv(path, index=False)
-    (tuned,) = root.glob(f"*/*/{target}/seed0-{scale}0/fine_tune-{scale}")
+    (tuned,) = root.glob(f"*/*/{target}/seed0-{scale}0*/fine_tune-{scale}")
     accuracies = pd.read_csv(tuned / "transfers.csv").test_accuracy
     with Table(tuned / "curves.csv", ["task", "epoch", "test_accuracy"], ["task", "epoch"]) as t:
         for i, accuracy in enumerate(accuracies):
@@ -282,7 +402,9 @@ def write_convergence(root, target="cifar100", reference=True, scale="paper", as
 
 
 def convergence(root, n_levels=5):
-    rows = paper_rows().query("setting == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'")
+    rows = paper_rows().query(
+        "experiment == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'"
+    )
     return convergence_data(root, read_runs(root), rows, 0, n_levels)
 
 
@@ -324,7 +446,7 @@ def test_convergence_needs_reference_models_and_only_tasks_that_have_one(tmp_pat
 
 
 def test_convergence_shows_the_run_that_has_reference_models_finished_ones_first(tmp_path):
-    write_run(tmp_path, "small_balanced", target="cifar100", method="fine_tune", stand_in=["a"])
+    write_run(tmp_path, "small_balanced", target="cifar100", method="fine_tune", deviations=["a"])
     write_convergence(tmp_path, scale="quick", asked=40)
     assert set(convergence(tmp_path)[1].scale) == {"quick"}  # nearer to the paper, but without reference models
     write_convergence(tmp_path, scale="smoke")
@@ -348,13 +470,13 @@ def test_a_level_looks_the_same_in_every_panel():
     plt.close("all")
 
 
-def test_stand_ins_name_their_method_where_they_are_not_those_of_all():
+def test_deviations_name_their_method_where_they_are_not_those_of_all():
     used = pd.DataFrame(
         {
             "task": [0, 1, 0],
             "method": ["retrain_head", "retrain_head", "fine_tune"],
             "scale": "quick",
-            "stand_in": ["sample; 20 of 50 epochs"] * 2 + ["sample; 5 of 40 epochs"],
+            "deviations": [("sample", "20 of 50 epochs")] * 2 + [("sample", "5 of 40 epochs")],
         }
     )
     assert _notes(used) == [
@@ -373,7 +495,9 @@ def test_levels_are_the_same_range_of_scores_for_both_methods(tmp_path):
     (path,) = tmp_path.glob("*/*/*/*/fine_tune-paper/transfers.csv")
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:9]))
-    rows = paper_rows().query("setting == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'")
+    rows = paper_rows().query(
+        "experiment == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'"
+    )
     data = accuracy_data(read_runs(tmp_path), rows, 0)
     assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 8}
     assert data.groupby("task")["level"].nunique().eq(1).all()
@@ -393,19 +517,47 @@ def test_another_model_trained_on_the_same_data_stands_in_and_says_so(tmp_path, 
     leep, accuracy = write_run(tmp_path, "small_balanced", n=25, **lite)
     found = line(build_table(read_runs(tmp_path)), 6, "leep")
     assert found.r == pytest.approx(stats.pearsonr(leep, accuracy).statistic, abs=1e-12) and found.n_tasks == 25
-    assert found.stand_in == "imagenet_efficientnet_lite0 for ResNet18 of ImageNet" and found.needs == ""
+    assert found.deviations == ("imagenet_efficientnet_lite0 for ResNet18 of ImageNet",) and found.missing == ""
     assert found.source == "imagenet_resnet18" and found.paper_r == imagenet_row.leep
     assert "imagenet_efficientnet_lite0 for ResNet18 of ImageNet" in to_markdown(build_table(read_runs(tmp_path)))
-    write_run(tmp_path, "small_balanced", n=20, seed=1, stand_in=["sample"], **lite)
+    write_run(tmp_path, "small_balanced", n=20, seed=1, deviations=["sample"], **lite)
     run = select_run(read_runs(tmp_path), imagenet_row, seed=1)
-    assert set(run.stand_in) == {"imagenet_efficientnet_lite0 for ResNet18 of ImageNet; sample"}
+    assert set(run.deviations) == {("imagenet_efficientnet_lite0 for ResNet18 of ImageNet", "sample")}
 
 
 def test_the_papers_model_is_preferred_to_one_that_stands_in(tmp_path, imagenet_row):
     write_run(tmp_path, "small_balanced", n=40, source="imagenet_efficientnet_lite0")
-    write_run(tmp_path, "small_balanced", n=20, source="imagenet_resnet18", scale="smoke", stand_in=["a", "b"])
+    write_run(tmp_path, "small_balanced", n=30, source="imagenet_resnet18_v1b", deviations=["a"])
     run = select_run(read_runs(tmp_path), imagenet_row)
-    assert set(run.source) == {"imagenet_resnet18"} and set(run.stand_in) == {"a; b"}
+    assert set(run.deviations) == {("imagenet_resnet18_v1b for ResNet18 of ImageNet", "a")}
+    write_run(tmp_path, "small_balanced", n=20, source="imagenet_resnet18", scale="smoke", deviations=["a", "b"])
+    run = select_run(read_runs(tmp_path), imagenet_row)
+    assert set(run.source) == {"imagenet_resnet18"} and set(run.deviations) == {("a", "b")}
+
+
+def test_a_scale_that_is_not_the_projects_comes_last():
+    run = pd.DataFrame({"finished": True, "source": "s", "scale": "mine", "weights": None, "stream": False}, index=[0])
+    run = run.assign(deviations=[()], task=0, run="r")
+    assert rank(run) > rank(run.assign(scale="smoke"))
+
+
+def test_a_figure_shows_one_models_tasks_and_methods_from_outside(tmp_path):
+    for options in ({}, {"method": "fine_tune"}, {"method": "mine"}, {"method": "mine", "target": "fashion_mnist"}):
+        write_run(tmp_path, "small_balanced", **{"target": "cifar100"} | options)
+    rows = paper_rows().query(
+        "experiment == 'small_balanced' and target == 'cifar100' and source == 'cifar10_resnet20'"
+    )
+    data = accuracy_data(read_runs(tmp_path), rows, 0)
+    assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 30, "mine": 30}
+    labels = [text.get_text() for text in draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].get_legend().texts]
+    assert labels == ["Re-train head", "Fine-tune", "mine"]
+    plots.scatter(plt.figure().gca(), data)
+    write_run(tmp_path, "small_balanced", target="cifar100", weights="gluon")
+    assert set(accuracy_data(read_runs(tmp_path), rows, 0).weights) == {"bundled"}  # which has more methods
+    write_run(tmp_path, "small_balanced", target="cifar100", weights="gluon", method="fine_tune")
+    write_run(tmp_path, "small_balanced", target="cifar100", weights="gluon", method="mine")
+    assert set(accuracy_data(read_runs(tmp_path), rows, 0).weights) == {"gluon"}
+    plt.close("all")
 
 
 def test_no_source_stands_in_for_one_trained_on_other_data(tmp_path):
@@ -414,4 +566,16 @@ def test_no_source_stands_in_for_one_trained_on_other_data(tmp_path):
     assert set(table.row) == {5}
     write_run(tmp_path / "other", "small_balanced", source="imagenet_resnet34")
     table = build_table(read_runs(tmp_path / "other")).dropna(subset="n_tasks")
-    assert set(table.row) == {6} and set(table.stand_in) == {"imagenet_resnet34 for ResNet18 of ImageNet"}
+    assert set(table.row) == {6} and set(table.deviations) == {("imagenet_resnet34 for ResNet18 of ImageNet",)}
+
+
+def test_reporting_imports_no_runner_no_configuration_and_no_model():
+    code = (
+        "import sys; from experiments.reporting import readme, report, selection; "
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('hydra', 'omegaconf', 'mxnet', 'torch')"
+        " or m.startswith('experiments.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = ast.literal_eval(done.stdout)
+    assert "experiments.reporting.report" in loaded
+    assert all(name.startswith(("experiments.reporting", "experiments.terminal")) for name in loaded)

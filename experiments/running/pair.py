@@ -13,8 +13,7 @@ from experiments.config.values import RunConfig, Source, Target
 from experiments.executor import n_workers
 from leep.data import DataSet, find_data, load_data
 from leep.data.dataset import only_test
-from leep.errors import Invalid, Missing
-from leep.execution.processes import WorkerError
+from leep.errors import Invalid, LeepError, Missing
 from leep.results import setting_hash
 from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
@@ -76,7 +75,7 @@ class SourceTarget:
         how = n_workers(config), config.engine.threads, batch, self.map_items
         try:
             outputs = forward_pass(config.cache, self.outputs_key, predictor, self.preprocessing, self.data, *how)
-        except (ValueError, NotImplementedError, WorkerError) as error:
+        except (ValueError, NotImplementedError, LeepError) as error:
             raise Invalid(f"source {source.name}: {error}") from error
         if (found := outputs.train_probs.shape[1]) != source.n_classes:
             raise Invalid(f"source.{source.name}.n_classes must be {found} for its weights, got {source.n_classes}")
@@ -153,7 +152,7 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
             for method in config.methods:
                 try:
                     methods.append(method.bind(pair))
-                except (Missing, Invalid) as error:
+                except LeepError as error:
                     lacks.append(str(error))
             if methods:
                 pairs.append(replace(pair, methods=tuple(methods)))
@@ -171,7 +170,7 @@ def _find_weights(config: RunConfig) -> tuple[dict[str, Weights], list[str]]:
     for source in config.sources:
         try:
             found[source.name] = find_weights(source.name, source.model, source.weights)
-        except (Missing, Invalid) as error:
+        except LeepError as error:
             lacks.append(str(error))
     return found, lacks
 
@@ -182,7 +181,7 @@ def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
     for target in config.targets:
         try:
             data = load_data(target.reader, root=config.data_root, path=target.path, size=target.size)
-        except (Missing, Invalid) as error:
+        except LeepError as error:
             lacks.append(str(error))
             continue
         found[target.name] = only_test(data) if config.experiment.from_test_split else data
@@ -201,5 +200,5 @@ def _missing_data(config: RunConfig) -> Iterator[str]:
     for target in config.targets:
         try:
             find_data(target.reader, config.data_root, target.path)
-        except (Missing, Invalid) as error:
+        except LeepError as error:
             yield str(error)

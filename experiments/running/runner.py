@@ -19,7 +19,7 @@ from experiments.running.pair import SourceTarget, find_pairs
 from experiments.running.scores import describe, score_tasks
 from leep.data.shared import load_shared, share
 from leep.errors import Invalid, LeepError
-from leep.execution.processes import Failed, WorkerError, run_in_order, run_in_processes
+from leep.execution.processes import Failed, run_in_order, run_in_processes
 from leep.machine import cpu_model, versions
 from leep.progress import advance, progress
 from leep.results import Table, open_folder, read_rows
@@ -61,9 +61,6 @@ def run(config: RunConfig, map_items: Callable | None = None) -> None:
     except LeepError as error:
         _raise_failures(failures, error)
         raise
-    except (WorkerError, Invalid) as error:
-        _raise_failures(failures, error)
-        raise Invalid(str(error)) from error
     except OSError as error:
         places = f"{config.results} and {config.cache}"
         full = Invalid(f"{error}; is there room in {places}, may they be written? The same command goes on")
@@ -84,7 +81,7 @@ def _run_pair(pair: SourceTarget, failures: list[str]) -> None:
     config, folder = pair.config, pair.folder()
     source = {"title": pair.source.title, "trained_on": pair.source.trained_on}
     source["imagenet_top1"] = pair.source.imagenet_top1
-    notes = {"stand_in": pair.deviations(), "source": source}
+    notes = {"deviations": pair.deviations(), "source": source, "metric": config.experiment.metric}
     open_folder(folder, pair.identity(), notes, _provenance(config))
     weights, variant = pair.weights.origin, pair.data.variant
     print(f"{pair.source.name} ({weights} weights) → {pair.target.name} ({variant}): {folder}")
@@ -116,7 +113,7 @@ def _transfer(pair: SourceTarget, method: Method, failures: list[str]) -> None:
     """Transfer to every task that `transfers.csv` does not hold yet."""
     config, count, budget = pair.config, pair.config.n_tasks[method.name], pair.budget(method)
     folder = pair.method_folder(method)
-    notes = {"stand_in": pair.method_deviations(method), "n_tasks": count}
+    notes = {"deviations": pair.method_deviations(method), "n_tasks": count}
     open_folder(folder, pair.method_identity(method), notes, _provenance(config))
     started = time.monotonic()
     curves_file = Table(folder / "curves.csv", CURVES, ["task", "epoch"]) if budget.eval_every else nullcontext()

@@ -1,4 +1,4 @@
-"""The paper's figures from the CSVs under a results folder: python -m experiments.figures [RESULTS]."""
+"""The paper's figures from the CSVs under a results folder: python -m experiments.reporting.figures [RESULTS]."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from experiments import selection
-from experiments.table1 import paper_rows, results_arguments, select_run
-from experiments.terminal import run_main
+from experiments.reporting import selection
+from experiments.reporting.cli import results_arguments, run_main
+from experiments.reporting.predictors import label
+from experiments.reporting.render import signed
+from experiments.reporting.rows import paper_rows, rank, select_run
 from leep import plots
 from leep.results import read_curves
-from leep.statistics import levels, metric_of
+from leep.statistics import levels
+from leep.transfer.method import find_methods
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper: a panel for each source → target of each setting."""
+    """A figure of the paper: a panel for each source → target of each experiment of Table 1."""
 
-    settings: list[str]
+    experiments: list[str]
     plot: Callable
-    y_label: str  # {metric} stands for what a setting is measured by
+    y_label: str  # {metric} stands for what an experiment is measured by
     n_levels: int = 5
-    source: str | None = None  # all of the setting if None
+    source: str | None = None  # all of the experiment if None
     target: str | None = None
-    experiment: str | None = None  # that computes it, where it is not named as the setting
+    is_convergence: bool = False  # of the fine-tuned models of the experiment, against reference models
 
 
 def _convergence(target: str, n_levels: int) -> Figure:
     plot = partial(plots.convergence, n_levels=n_levels)
-    return Figure(["small_balanced"], plot, "Accuracy difference", n_levels, target=target, experiment="convergence")
+    return Figure(["small_balanced"], plot, "Accuracy difference", n_levels, target=target, is_convergence=True)
 
 
 AVERAGE = "Average test {metric}"
@@ -64,18 +67,45 @@ WIDTH = 6.75  # inches: both columns of the paper, so that the fonts are as larg
 METRICS = {"test_accuracy": "accuracy", "test_f1": "F1 score"}
 
 
+def figure_panels(figure: Figure) -> list[pd.DataFrame]:
+    """The rows of Table 1 behind each panel, in the paper's order: ImageNet first."""
+    order = ["experiment", "target", "source"]
+    rows = paper_rows().query("experiment in @figure.experiments").sort_values(order, ascending=[True, True, False])
+    for column in ("source", "target"):
+        if wanted := getattr(figure, column):
+            rows = rows[rows[column] == wanted]
+    return [panel for _, panel in rows.groupby(order, sort=False)]
+
+
+def panel_data(
+    figure: Figure, rows: pd.DataFrame, results: Path, runs: pd.DataFrame, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a panel draws, and the runs that it comes from."""
+    if figure.is_convergence:
+        return convergence_data(results, runs, rows, seed, figure.n_levels)
+    data = accuracy_data(runs, rows, seed)
+    return data, data
+
+
 def accuracy_data(runs: pd.DataFrame, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """LEEP scores and accuracies of a panel's runs, a row a task and method, with the transferability level."""
-    frames = []
-    for _, row in rows.iterrows():
-        run = select_run(runs, row, seed)
-        if len(run):
-            run = run[run.measure == "leep"]
-            frames.append(run.assign(accuracy=run[metric_of(row["setting"])]))
-    if not frames:
+    """LEEP scores and accuracies of a panel's runs, a row a task and method, with the transferability level.
+
+    All are of one source model with the same weights, because a level is a range of that model's scores. Methods from
+    outside the package are shown beside the paper's.
+    """
+    if runs.empty:
+        return runs
+    others = sorted({*runs.method} - {*find_methods()})
+    wanted = [row for _, row in rows.iterrows()] + [{**rows.iloc[0], "method": method} for method in others]
+    by_model = []
+    for _, group in runs.groupby(["source", "weights"], dropna=False):
+        if found := [run for row in wanted if len(run := select_run(group, row, seed))]:
+            finished, source, scale, *rest = rank(found[0], rows.sources.iloc[0])
+            by_model.append(((finished, source, scale, -len(found), *rest), found))
+    if not by_model:
         return pd.DataFrame()
-    data = pd.concat(frames)
-    data = data[data.source == min(data.source, key=lambda s: (s != rows.source.iloc[0], s))]  # scores of one model
+    _, found = min(by_model, key=lambda model: model[0])
+    data = pd.concat(run[run.measure == "leep"] for run in found)
     return data.assign(level=levels(data.score))  # of all methods' tasks: a level is the same range of scores for each
 
 
@@ -124,7 +154,7 @@ def _with_reference(runs: pd.DataFrame) -> pd.DataFrame:
 def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
     """One figure of the paper; a panel without data says what to run, one with data how many tasks it shows."""
     if name in SELECTION:
-        return _draw_selection(SELECTION[name], results, runs, seed)
+        return _draw_selection(SELECTION[name], runs, seed)
     figure = FIGURES[name]
     panels = figure_panels(figure)
     n_columns, n_rows = min(len(panels), 2), -(-len(panels) // 2)
@@ -132,72 +162,51 @@ def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Fig
     for letter, ax, rows in zip("abcd", axes.flat, panels):
         data, used = panel_data(figure, rows, results, runs, seed)
         first = rows.iloc[0]
-        properties = f"{first.properties.capitalize()}: " if len(figure.settings) > 1 else ""
+        properties = f"{first.properties.capitalize()}: " if len(figure.experiments) > 1 else ""
         source = first.source_data if data.empty else used.trained_on.iloc[0]  # another may stand in for the paper's
         number = f"({letter}) " if len(panels) > 1 else ""
         ax.set_title(f"{number}{properties}{source} → {first.target_data}")
         if data.empty:
+            experiment = "convergence" if figure.is_convergence else first.experiment
             scale = "" if used.empty else used.scale.iloc[0]
-            plots.message(ax, _what_to_run(figure.experiment or first.setting, seed, first.source, first.target, scale))
+            plots.message(ax, _what_to_run(experiment, seed, scale, source=first.source, target=first.target))
             continue
-        figure.plot(ax, data, y_label=figure.y_label.format(metric=METRICS[metric_of(first.setting)]))
+        figure.plot(ax, data, y_label=figure.y_label.format(metric=METRICS[used.metric.iloc[0]]))
         plots.note(ax, ". ".join(_notes(used)))
     return fig
 
 
-def figure_panels(figure: Figure) -> list[pd.DataFrame]:
-    """The rows of Table 1 behind each panel, in the paper's order: ImageNet first."""
-    rows = (
-        paper_rows()
-        .query("setting in @figure.settings")
-        .sort_values(["setting", "target", "source"], ascending=[True, True, False])
-    )
-    for column in ("source", "target"):
-        if wanted := getattr(figure, column):
-            rows = rows[rows[column] == wanted]
-    return [panel for _, panel in rows.groupby(["setting", "target", "source"], sort=False)]
+def _what_to_run(experiment: str, seed: int, scale: str = "", **names: str) -> str:
+    lines = ["not computed: python run.py", f"experiment={experiment}"]
+    lines += [f"'{key}=[{name}]'" for key, name in names.items()]
+    lines += [f"scale={scale}"] if scale else []
+    return "\n".join(lines + ([f"seed={seed}"] if seed else []))
 
 
-def panel_data(
-    figure: Figure, rows: pd.DataFrame, results: Path, runs: pd.DataFrame, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What a panel draws, and the runs that it comes from."""
-    if figure.experiment == "convergence":
-        return convergence_data(results, runs, rows, seed, figure.n_levels)
-    data = accuracy_data(runs, rows, seed)
-    return data, data
-
-
-def _what_to_run(experiment: str, seed: int, source: str = "", target: str = "", scale: str = "", method: str = ""):
-    words = ["not computed: python run.py", f"experiment={experiment}"]
-    words += [f"'{key}=[{name}]'" for key, name in (("source", source), ("target", target), ("method", method)) if name]
-    words += [f"scale={scale}"] if scale else []
-    return "\n".join(words + ([f"seed={seed}"] if seed else []))
-
-
-def _draw_selection(methods: list[str], results: Path, runs: pd.DataFrame, seed: int) -> plt.Figure:
+def _draw_selection(methods: list[str], runs: pd.DataFrame, seed: int) -> plt.Figure:
     """Section 5.7: a row of panels a method and target, a panel a predictor, a marker a candidate."""
-    found = [] if runs.empty else runs[runs.setting == selection.SETTING].target.unique()
-    rows = [(m, t) for m in methods for t in ["cifar100", *sorted({*found} - {"cifar100"})]]
-    tables = [selection.candidates(results, runs, target, method, seed) for method, target in rows]
+    targets = [] if runs.empty else runs[runs.experiment == selection.EXPERIMENT].target.unique()
+    rows = [(m, t) for m in methods for t in ["cifar100", *sorted({*targets} - {"cifar100"})]]
+    tables = [selection.candidates(runs, target, method, seed) for method, target in rows]
     heights = [1.1 if len(table) < 2 else 2.4 + 0.14 * -(-len(table) // 4) for table in tables]
     fig = plt.figure(figsize=(WIDTH, sum(heights)))
     parts = fig.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    predictors = selection.predictors(runs)
     for letter, part, (method, target), table in zip("abcdefgh", parts, rows, tables):
-        line = part.subplots(1, len(selection.PREDICTORS), sharey=True)
-        label = f"({letter}) {plots.METHOD_STYLE[method]['label']} → {paper_name(target)}"
+        line = part.subplots(1, len(predictors), sharey=True)
+        title = f"({letter}) {plots.method_style(method)['label']} → {paper_name(target)}"
         if len(table) < 2:
-            part.suptitle(label)
+            part.suptitle(title)
             for ax in line:
                 ax.set_axis_off()
-            plots.message(line[0], _what_to_run(selection.SETTING, seed, target=target, method=method), part)
+            plots.message(line[0], _what_to_run(selection.EXPERIMENT, seed, target=target, method=method), part)
             continue
-        said = selection.correlations(table)
-        for ax, (predictor, title) in zip(line, selection.PREDICTORS.items()):
-            plots.candidates(ax, table, predictor, title, "Test accuracy" if ax is line[0] else "")
-            ax.set_title("r = " + said[predictor].split(" ")[0] if said[predictor][0] in "+−-" else said[predictor])
-        stand_in = "" if table.stand_in.eq("").all() else "; stand-ins: see source_selection.md"
-        part.suptitle(f"{label}: {len(table)} candidates, scale={table.scale.iloc[0]}{stand_in}")
+        for ax, predictor in zip(line, predictors):
+            plots.candidates(ax, table, predictor, label(predictor), "Test accuracy" if ax is line[0] else "")
+            found = selection.correlate(table, predictor)
+            ax.set_title(selection.describe(found) if found.r is None else f"r = {signed(found.r)}")
+        deviations = "; deviations: see source_selection.md" if table.deviations.map(len).any() else ""
+        part.suptitle(f"{title}: {len(table)} candidates, scale={table.scale.iloc[0]}{deviations}")
         shown = max((ax.get_legend_handles_labels() for ax in line), key=lambda found: len(found[1]))
         part.legend(*shown, loc="outside lower center", ncols=3)
     return fig
@@ -210,20 +219,20 @@ def paper_name(target: str) -> str:
 
 
 def _notes(used: pd.DataFrame) -> list[str]:
-    """How many tasks, at what scale, and what stands in for the paper's; by method where they differ."""
-    counts, stand_ins = {}, {}
+    """How many tasks, at what scale, and what differs from the paper; by method where they differ."""
+    counts, deviations = {}, {}
     for method, run in used.groupby("method", sort=False):
-        label = plots.METHOD_STYLE[method]["label"]
-        counts[label] = [f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}"]
-        stand_ins[label] = [part for part in run.stand_in.iloc[0].split("; ") if part]
-    return [note for note in _by_method(counts) + _by_method(stand_ins) if note]
+        name = plots.method_style(method)["label"]
+        counts[name] = (f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}",)
+        deviations[name] = run.deviations.iloc[0]
+    return [note for note in _by_method(counts) + _by_method(deviations) if note]
 
 
-def _by_method(parts: dict[str, list[str]]) -> list[str]:
+def _by_method(parts: dict[str, tuple[str, ...]]) -> list[str]:
     """What all methods have in common, then what each has of its own, under its name."""
     common = [p for p in next(iter(parts.values())) if all(p in of_method for of_method in parts.values())]
-    own = {label: "; ".join(p for p in of_method if p not in common) for label, of_method in parts.items()}
-    return ["; ".join(common)] + [f"{label}: {text}" for label, text in own.items() if text]
+    own = {name: "; ".join(p for p in of_method if p not in common) for name, of_method in parts.items()}
+    return ["; ".join(common)] + [f"{name}: {text}" for name, text in own.items() if text]
 
 
 def main() -> None:
@@ -234,8 +243,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for name in NAMES:
         fig = draw(name, results, runs, seed)
-        for suffix in ("pdf", "png"):
-            fig.savefig(folder / f"{name}.{suffix}")
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+            fig.savefig(folder / f"{name}.{suffix}", metadata=metadata)
         plt.close(fig)
         print(f"{name}: {folder / name}.pdf, .png")
 

@@ -1,0 +1,26 @@
+"""What is correlated with accuracies, and how it is called: measures are those that were run, whatever their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+PAPER_MEASURES = ("leep", "nce", "h_score")
+TRIVIAL = ("minus_log_n_classes", "n_examples")  # look at no image
+_LABELS = {
+    "leep": "LEEP",
+    "nce": "NCE",
+    "h_score": "H score",
+    "minus_log_n_classes": "−log(classes)",
+    "n_examples": "Examples",
+    "imagenet_top1": "ImageNet top-1",
+}
+
+
+def label(predictor: str) -> str:
+    """How a predictor is called in tables and figures: by its own name if it is not one of the paper's."""
+    return _LABELS.get(predictor, predictor)
+
+
+def ordered(measures: Iterable[str]) -> list[str]:
+    """The paper's measures, then what else there is among `measures`, by name."""
+    return [*PAPER_MEASURES, *sorted({*measures} - {*PAPER_MEASURES})]

@@ -1,0 +1,66 @@
+"""Table 1 and two figures of results/reference in README.md: python -m experiments.reporting.readme, or make readme."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.reporting.cli import run_main
+from experiments.reporting.predictors import label
+from experiments.reporting.render import markdown_cell, markdown_lines, measures_of, notes, signed, summary, table_rows
+from experiments.reporting.table1 import build_table
+from leep.files import write_atomically
+from leep.results import read_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = Path("results/reference")
+START, END = "<!-- made by: make readme -->\n", "<!-- end of what make readme makes -->"
+FIGURES = {
+    "figure1": "LEEP scores and test accuracies of the target tasks of Section 5.1",
+    "figure7": "Average test F1 score by transferability level, Section 5.3",
+}
+
+
+def section(runs: pd.DataFrame) -> str:
+    """The computed rows of Table 1 with seed 0 in short, LEEP's correlation with other seeds, and two figures."""
+    table = build_table(runs)
+    seeds = sorted({*runs.seed} - {0})
+    others = [build_table(runs, seed).query("measure == 'leep'").set_index("row").r for seed in seeds]
+    header = ["Row", "Method, source → target, tasks", "Paper's source", *map(label, measures_of(table))]
+    lines, missing = [[*header, "Tasks", "Notes", "LEEP, other seeds"]], []
+    for row in table_rows(table):
+        number = row.first.row
+        if not row.is_computed:
+            missing.append(str(number))
+            continue
+        what = f"{row.first.algorithm}, {row.source} → {row.first.target_data}, {row.first.properties}"
+        cells = [markdown_cell(cell, with_difference=False) for cell in row.cells]
+        again = ", ".join(signed(r[number]) for r in others if pd.notna(r[number]))
+        label_and_source = [str(number), f"{what} ({row.first.section})", row.paper_source]
+        lines.append([*label_and_source, *cells, str(row.first.n_tasks), row.notes, again])
+    noted = "; ".join(f"{letter}: {deviation}" for deviation, letter in notes(table).items())
+    absent = f" Not computed: rows {', '.join(missing)}." if missing else ""
+    pictures = [f"![{title}]({REFERENCE}/figures/{name}.png)" for name, title in FIGURES.items()]
+    return "\n\n".join(["\n".join(markdown_lines(lines)), f"Notes: {noted}.{absent}", *summary(table), *pictures])
+
+
+def updated(text: str, new: str) -> str:
+    """The README with the section between its markers made anew."""
+    pattern = re.compile(re.escape(START) + ".*" + re.escape(END), re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md must hold the lines {START.strip()} and {END}")
+    return pattern.sub(lambda _: f"{START}\n{new}\n\n{END}", text)
+
+
+def main() -> None:
+    """Write README.md."""
+    readme = ROOT / "README.md"
+    text = updated(readme.read_text("utf-8"), section(read_runs(ROOT / REFERENCE)))
+    write_atomically(readme, lambda file: file.write(text.encode()))
+    print(f"written: {readme.name}, between its markers")
+
+
+if __name__ == "__main__":
+    run_main(main)
