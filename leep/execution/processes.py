@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import Protocol
 
+from leep.errors import LeepError
+
 
 def n_cores() -> int:
     """Number of cores that this process may use."""
