@@ -129,6 +129,8 @@ class Table:
 
     def append(self, *rows: Mapping) -> None:
         """Add rows; floats are written so that they read back exactly, None as an empty field."""
+        if not rows:
+            return
         self._append([[_text(row[c]) for c in self._columns] for row in rows])
         self.done.update(tuple(_text(row[k]) for k in self._key) for row in rows)
 

@@ -98,6 +98,22 @@ def arguments(data_root, random_weights, shared_cache, tmp_path):
 
 
 @pytest.fixture
+def run_here(arguments):
+    """Runs an experiment in this process; returns what it says to the user where it cannot, else None."""
+    from experiments.running.runner import run
+    from leep.errors import LeepError
+
+    def run_here(experiment: str, *extra: str, results: Path | None = None) -> str | None:
+        try:
+            run(resolved(*arguments(experiment, *extra, results=results)))
+        except LeepError as error:
+            return str(error)
+        return None
+
+    return run_here
+
+
+@pytest.fixture
 def run_experiment(arguments):
     """Runs `run.py` as a user would; returns the finished process."""
 
@@ -105,7 +121,9 @@ def run_experiment(arguments):
         flags = [e for e in extra if e.startswith("-")]
         overrides = arguments(experiment, *(e for e in extra if e not in flags), results=results)
         command = [sys.executable, "run.py", *flags, *overrides]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=1800
+        )  # a limit for a hang, however busy the machine is
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done

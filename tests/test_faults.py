@@ -5,7 +5,6 @@ test_experiments.py too; damaged passes in test_forward.py, data in test_data.py
 """
 
 import errno
-import functools
 import gc
 import json
 import os
@@ -16,20 +15,18 @@ import sys
 import time
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, write_cifar100
-from helpers.processes import alive, children, wait_until
-from hydra import compose, initialize_config_dir
+from helpers.processes import PATIENCE, alive, children, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_experiments import csvs
 from test_results import COLUMNS, fill, table
 
-from experiments.check import UserError
-from experiments.transfer import run
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
 from leep.errors import Invalid
@@ -48,18 +45,9 @@ def data_root(tmp_path_factory):
 
 
 @pytest.fixture
-def here(arguments):
-    """Runs an experiment in this process; returns what it says to the user where it cannot, else None."""
-
-    def run_here(*extra, results):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            try:
-                run(compose("config", arguments("small_balanced", *TASKS, *extra, results=results)))
-            except UserError as error:
-                return str(error)
-        return None
-
-    return run_here
+def here(run_here):
+    """Runs small tasks in this process; returns what it says to the user where it cannot, else None."""
+    return partial(run_here, "small_balanced", *TASKS)
 
 
 @pytest.fixture
@@ -99,12 +87,12 @@ def kill_again_and_again(arguments, folder: Path, moments, *extra) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         at = json.dumps([role, how, count, part, str(once)])
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "killing"), "KILL_AT": at}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         killed += once.exists()
         expected = -signal.SIGKILL if once.exists() and role == "parent" else 0
         assert done.returncode == expected, done.stdout + done.stderr
         assert before <= (before := lines(folder / "results")), "a finished row was lost"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return killed
 
@@ -223,16 +211,18 @@ def test_a_file_in_place_of_the_results_folder(here, tmp_path):
 # Two runs, interruptions
 
 
-def test_of_two_runs_at_once_one_goes_on(start, tmp_path):
-    more = "scale.max_tasks.retrain_head=100"
-    runs = [start("small_balanced", *TASKS, more, results=tmp_path) for _ in range(2)]
-    said = {r.communicate()[0]: r.returncode for r in runs}
-    assert sorted(said.values()) == [0, 2], said
-    (refused,) = (text for text, status in said.items() if status == 2)
-    assert "is being written by another run; wait for it, or give another results folder" in refused
-    assert "Traceback" not in refused
+def test_of_two_runs_at_once_one_goes_on(start, here, tmp_path):
+    more = ("method=[fine_tune]", "scale.max_epochs.fine_tune=1", "executor.workers=2")
+    run = start("small_balanced", *TASKS, *more, results=tmp_path)
+    assert wait_until(lambda: children(run.pid) or run.poll() is not None)  # it trains
+    os.kill(run.pid, signal.SIGSTOP)
+    said = here(*more, results=tmp_path)
+    os.kill(run.pid, signal.SIGCONT)
+    assert "is being written by another run" in said and "another results folder" in said
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
     (transfers,) = tmp_path.rglob("transfers.csv")
-    assert read_rows(transfers, ["task"], []).task.tolist() == list(range(100))
+    assert read_rows(transfers, ["task"], []).task.tolist() == [0, 1, 2, 3]
 
 
 def test_ctrl_c_several_times(start, tmp_path):
@@ -385,7 +375,7 @@ def test_networks_that_diverge_are_named_and_are_no_numbers(run_experiment, tmp_
 
 def test_a_clock_that_runs_backwards(here, whole, monkeypatch, tmp_path):
     now = iter(range(2_000_000_000, 0, -3600))
-    monkeypatch.setattr(time, "time", functools.partial(next, now))
+    monkeypatch.setattr(time, "time", partial(next, now))
     monkeypatch.setattr("tqdm.std.time", time.time)
     assert here(results=tmp_path) is None
     for path in tmp_path.rglob("*"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from experiments.executor import n_workers
 from leep.data import DataSet, find_data, load_data
 from leep.data.dataset import only_test
 from leep.errors import Invalid, LeepError, Missing
+from leep.execution.processes import ItemRunner
 from leep.results import setting_hash
 from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
@@ -32,7 +33,7 @@ class SourceTarget:
     target: Target
     data: DataSet
     methods: tuple[Method, ...] = ()
-    map_items: Callable | None = None  # runs items on a cluster, in place of the processes of this machine
+    map_items: ItemRunner | None = None  # runs items on a cluster, in place of the processes of this machine
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from experiments.running.pair import SourceTarget, find_pairs
 from experiments.running.scores import describe, score_tasks
 from leep.data.shared import load_shared, share
 from leep.errors import Invalid, LeepError
-from leep.execution.processes import Failed, run_in_order, run_in_processes
+from leep.execution.processes import Failed, ItemRunner, run_in_order, run_in_processes
 from leep.machine import cpu_model, versions
 from leep.progress import advance, progress
 from leep.results import Table, open_folder, read_rows
@@ -33,13 +33,13 @@ TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test
 CURVES = ["task", "epoch", "test_accuracy"]
 
 
-def run(config: RunConfig, map_items: Callable | None = None) -> None:
+def run(config: RunConfig, map_items: ItemRunner | None = None) -> None:
     """Run one experiment. A pair, or a task, that fails does not stop the others; all that failed is raised at the end.
 
     Parameters
     ----------
     config : RunConfig
-    map_items : callable, optional
+    map_items : ItemRunner, optional
         What `open_executor` gave, where several experiments share a cluster.
 
     Raises

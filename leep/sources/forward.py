@@ -20,7 +20,7 @@ import numpy as np
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
 from leep.engines import Predictor, create_engine
-from leep.execution.processes import Failed, WorkerError, run_in_processes
+from leep.execution.processes import Failed, ItemRunner, WorkerError, run_in_processes
 from leep.files import file_digest, write_atomically
 from leep.progress import advance, progress
 from leep.sources.preprocess import Preprocessing
@@ -99,7 +99,7 @@ def forward_pass(
     workers: int = 1,
     threads: int = 1,
     batch: int | None = None,
-    run: Callable | None = None,
+    map_items: ItemRunner | None = None,
 ) -> ForwardPass:
     """The pass named `key`, from the cache, or made now and kept there; an interrupted one goes on where it stopped.
 
@@ -119,8 +119,8 @@ def forward_pass(
         Threads of a process.
     batch : int, optional
         Images a batch, else `batch_size`; does not change the result beyond rounding.
-    run : callable, optional
-        Runs the blocks elsewhere, as `leep.execution.processes.run_in_processes` does here.
+    map_items : ItemRunner, optional
+        Runs the blocks elsewhere, as `run_in_processes` does here.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def forward_pass(
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
             partial = _partial(folder)
-            _make(partial, predictor, prepare, data, batch or batch_size(prepare.size), workers, threads, run)
+            _make(partial, predictor, prepare, data, batch or batch_size(prepare.size), workers, threads, map_items)
             os.replace(partial, folder)
             (folder / _LOG).unlink()
             found = _read(folder)
@@ -179,7 +179,7 @@ def _read(folder: Path) -> ForwardPass | None:
         return None
 
 
-def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers, threads, run) -> None:
+def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers, threads, map_items) -> None:
     """Write all arrays block by block, in a folder whose log lists the blocks that stand."""
     counts = {"train": len(data.train_images), "test": len(data.test_images)}
     size = max(batch, BLOCK_PIXELS // prepare.size**2)
@@ -192,7 +192,7 @@ def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers,
         open(partial / _LOG, "a", encoding="ascii") as log,
         progress(total=sum(counts.values()), initial=n_done, desc=desc, unit=" images", smoothing=0) as bar,
         contextlib.closing(
-            _run_blocks(partial, (predictor, prepare, data, batch), missing, (workers, threads, run), bar)
+            _run_blocks(partial, (predictor, prepare, data, batch), missing, (workers, threads, map_items), bar)
         ) as ended,
     ):
         for (split, start, stop), outputs in ended:
@@ -253,16 +253,16 @@ def _run_blocks(partial, args: tuple, blocks: list, how: tuple, bar) -> Iterator
     def retry(block: tuple, reason: str) -> None:
         bar.write(f"forward pass: images {block} failed and are tried once more: {reason}")
 
-    workers, threads, run = how
+    workers, threads, map_items = how
     if not blocks:
         return
-    if run is None and (len(blocks) <= 2 or workers == 1):
+    if map_items is None and (len(blocks) <= 2 or workers == 1):
         function = _make_runner(*args)
         yield from ((block, function(block, count)) for block in blocks)
         return
     predictor, prepare, data, batch = args
     light, shared = share(data, partial.parent / "images")
-    runs = (run or run_in_processes)(
+    runs = (map_items or run_in_processes)(
         _make_runner, (predictor, prepare, light, batch, shared), blocks, workers, threads, count, retry
     )
     with contextlib.closing(runs):
