@@ -91,9 +91,10 @@ def test_h_score_of_a_column_or_two(n_columns):
 @pytest.mark.parametrize("matrices", [1, 5, 12, 40, 1000])
 def test_h_score_in_blocks_of_tasks_and_of_classes(matrices, monkeypatch):
     calls = plain_calls(monkeypatch)
-    entries = matrices * 15 * 16 // 2  # of the features that vary
-    assert hasattr(sys.modules["leep.measures.h_score"], "ENTRIES")
-    monkeypatch.setattr(sys.modules["leep.measures.h_score"], "ENTRIES", entries)
+    module = sys.modules["leep.measures.h_score"]
+    monkeypatch.setattr(module, "STRIPE", 7)  # of the 15 features that vary: 7 · 15 + 7 · 8 + 1 · 1 entries
+    monkeypatch.setattr(module, "GRAM_BLOCK", 50)
+    monkeypatch.setattr(module, "MAX_GRAM_ENTRIES", matrices * 162)
     arrays = make_arrays()
     tasks = [task for task in draw_tasks(arrays["target_labels"]) if len(task) > 2]
     scores = score_class_tasks("h_score", arrays, tasks)
@@ -102,7 +103,7 @@ def test_h_score_in_blocks_of_tasks_and_of_classes(matrices, monkeypatch):
 
 
 def test_h_score_is_the_same_on_any_number_of_threads():
-    from leep.measures import _lapack  # noqa: F401  SciPy's BLAS is there before the limits
+    import scipy.linalg  # noqa: F401  SciPy's BLAS is there before the limits
 
     arrays = make_arrays(n=3000, n_features=200)
     tasks, scores = draw_tasks(arrays["target_labels"]), []
@@ -115,12 +116,10 @@ def test_h_score_is_the_same_on_any_number_of_threads():
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch):
-    from leep.measures import _lapack
-
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(_lapack, "factor", fail)
+    monkeypatch.setattr(sys.modules["leep.measures.h_score"], "_factor", fail)
     arrays = make_arrays()
     with pytest.raises(MemoryError):
         score_class_tasks("h_score", arrays, draw_tasks(arrays["target_labels"]))

@@ -1,5 +1,7 @@
 """LEEP, NCE and H score: values by hand, invariances, the paper's properties, slow references, rejected inputs."""
 
+import doctest
+import importlib
 import math
 import subprocess
 import sys
@@ -10,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from leep import h_score, leep_score, measures, nce_score
 from leep.measures import MEASURES, get_measure, measure_arguments, score_task
+from leep.measures._blas import one_thread
+from leep.measures._classes import add_rows_by_class, encode
 from leep.measures.h_score import _kept, feature_rank
 
 quick = settings(deadline=None, max_examples=60)
@@ -152,18 +157,27 @@ def test_float32_is_accumulated_in_float64():
 
 
 def test_leep_in_parts_equals_leep_in_one():
-    from leep.measures import _leep_kernels as kernels
+    from leep.measures import _joint
 
     probs, _, _, labels = random_task(4, n=1003)
     whole = leep_score(probs, labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "MIN_ENTRIES_FOR_PARTS", 1)
+        patch.setattr(_joint, "MIN_ENTRIES_FOR_PARTS", 1)
+        patch.setattr(_joint, "BLOCK", 50)
         assert leep_score(probs, labels) == pytest.approx(whole, abs=1e-13)
         for row in (3, 500, 1002):
             wrong = probs.copy()
             wrong[row:, 0] += 1
             with pytest.raises(ValueError, match=f"in row {row} "):
                 leep_score(wrong, labels)
+
+
+def test_leep_of_more_source_classes_than_a_dot_product_takes(monkeypatch):
+    from leep.measures import _joint
+
+    probs, _, _, labels = random_task(4, n_source_classes=50)
+    monkeypatch.setattr(_joint, "DOT", 7)
+    assert leep_score(probs, labels) == pytest.approx(slow_leep(probs, labels), abs=1e-13)
 
 
 @pytest.mark.parametrize(("n", "d"), [(250, 512), (40, 40), (41, 40), (250, 1280)])
@@ -492,8 +506,72 @@ def test_argument_outside_the_vocabulary_is_rejected(monkeypatch):
 
 
 def test_importing_leep_imports_nothing_slow():
-    code = "import sys, leep; print([m for m in ('numba', 'scipy', 'mxnet', 'torch') if m in sys.modules])"
+    code = "import sys, leep; print([m for m in ('numba', 'scipy', 'pandas', 'mxnet', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_measures_compile_nothing():
+    code = """
+import sys
+from leep import h_score, leep_score, nce_score
+scores = leep_score([[0.5, 0.5], [0.5, 0.5]], [0, 1]), nce_score([0, 0], [0, 1]), h_score([[0], [1]], [0, 1])
+print([round(score, 6) for score in scores])
+print([m for m in ('numba', 'llvmlite', 'cffi') if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "[-0.693147, -0.693147, 1.0]\n[]\n"
+
+
+@pytest.mark.parametrize("name", ["", ".leep", ".nce", ".h_score"])
+def test_examples_of_the_docstrings(name):
+    failed, tried = doctest.testmod(importlib.import_module("leep.measures" + name))
+    assert failed == 0
+    assert tried > 0
+
+
+@pytest.mark.parametrize("labels", [[3, 900, 0, 3], [10**15, 0, 10**15]])
+def test_encode(labels):
+    classes, codes = encode(np.array(labels))
+    assert classes.tolist() == sorted(set(labels))
+    assert classes[codes].tolist() == labels
+
+
+def test_rows_are_added_by_class():
+    sums = np.array([[1.0, 0.0], [0.0, 0.0]])
+    add_rows_by_class(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1]), sums)
+    assert sums.tolist() == [[4.0, 4.0], [6.0, 8.0]]
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_blas_has_one_thread_within_overlapping_calls_and_its_own_after_them():
+    with one_thread():  # loads SciPy's BLAS
+        pass
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        first, second = one_thread(), one_thread()
+        assert first.__enter__() == max(before)
+        assert second.__enter__() == max(before)
+        first.__exit__(None, None, None)
+        assert set(blas_threads()) == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+        with pytest.raises(MemoryError), one_thread():
+            raise MemoryError
+        assert blas_threads() == before
+
+
+@pytest.mark.parametrize(("n", "d"), [(250, 100), (100, 250), (3000, 700)])
+def test_h_score_is_the_same_on_any_number_of_threads(n, d):
+    _, _, features, labels = random_task(0, n=n, n_features=d)
+    features[:, 0] = features[:, 1]  # the eigenvalues too
+    scores = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, "blas"):
+            scores.append((h_score(features, labels), h_score(features[:, 1:], labels)))
+    assert scores[0] == scores[1] == scores[2]
 
 
 @pytest.mark.parametrize(("n", "d"), [(3, 3), (40, 60), (60, 60)])

@@ -1,4 +1,4 @@
-"""Checks of the arrays that measures take: each returns the array in the form the measures compute with."""
+"""Checks of the arrays that measures take. Each returns the array in the form in which the measures compute with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ROW_SUM_TOLERANCE = 1e-3  # float32 softmax over 1,000 classes errs by 1e-6, flo
 
 
 def check_labels(name: str, labels: np.ndarray) -> np.ndarray:
-    """Labels as int64 `(n,)`, n ≥ 1, non-negative; floats and booleans are rejected, gaps are not."""
+    """Return labels as int64 `(n,)`, n ≥ 1, non-negative. Reject floats and booleans; accept gaps."""
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise ValueError(f"{name} must have shape (n,), got {labels.shape}")
@@ -16,15 +16,15 @@ def check_labels(name: str, labels: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} must hold at least one label, got none")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers, got dtype {labels.dtype} (first value {labels[0]!r})")
-    if labels.min() < 0:
+    if labels.dtype.kind == "i" and labels.min() < 0:
         raise ValueError(f"{name} must be non-negative, got {labels.min()}")
-    if int(labels.max()) > np.iinfo(np.int64).max:  # of Python: NumPy would compare uint64 as float64
+    if labels.dtype == np.uint64 and int(labels.max()) >= 2**63:  # of Python: NumPy would compare as float64
         raise ValueError(f"{name} must fit int64, got {labels.max()}")
     return labels.astype(np.int64, copy=False)
 
 
 def check_matrix(name: str, columns: str, values: np.ndarray) -> np.ndarray:
-    """A matrix `(n, columns)`, n ≥ 1, float32 where it came so, else float64; values are not looked at."""
+    """Return a matrix `(n, columns)`, n ≥ 1, as it is in float32, else in float64. Its values are not checked."""
     values = np.asarray(values)
     if values.ndim != 2:
         raise ValueError(f"{name} must have shape (n, {columns}), got {values.shape}")
@@ -36,7 +36,7 @@ def check_matrix(name: str, columns: str, values: np.ndarray) -> np.ndarray:
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-    """No NaN and no infinity in a matrix."""
+    """Reject a matrix with a NaN or an infinity."""
     finite = np.isfinite(values)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
@@ -44,14 +44,14 @@ def check_finite(name: str, values: np.ndarray) -> None:
 
 
 def check_same_length(**arrays: np.ndarray) -> None:
-    """One number of examples in all arrays."""
+    """Reject arrays that differ in their number of examples."""
     lengths = [len(values) for values in arrays.values()]
-    if len(set(lengths)) > 1:
+    if min(lengths) != max(lengths):
         raise ValueError(f"{' and '.join(arrays)} must have as many rows as each other, got {lengths}")
 
 
 def reject_row(probs: np.ndarray, row: int) -> None:
-    """Raises what is wrong with a row of `source_probs` that the first pass found not to be a distribution."""
+    """Raise what is wrong with a row of `source_probs` that is not a distribution, as the first pass found."""
     values = probs[row].astype(np.float64)
     if not np.isfinite(values).all():
         wrong = values[~np.isfinite(values)][0]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from threading import Lock, local
+from contextlib import nullcontext
 
 import numpy as np
 
+from leep.measures._blas import one_thread
 from leep.measures._check import check_finite, check_labels, check_matrix, check_same_length
-from leep.measures._classes import Grouping, class_means, group_by_class, memberships
+from leep.measures._classes import Grouping, add_rows_by_class, encode, group_by_class, memberships
 
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
-ENTRIES = 105_000_000  # of Gram matrices held at once, 0.84 GB: 128 of 1,280 features
-_BLAS = Lock()  # its number of threads is the whole process's
-COLUMNS = 1 << 14  # of the Gram matrices that one thread adds up
+MAX_GRAM_ENTRIES = 105_000_000  # of Gram matrices held at once, 0.84 GB: 125 of 1,280 features
+STRIPE = 32  # rows of a Gram matrix that are kept together
+GRAM_BLOCK = 1 << 14  # entries of the Gram matrices that one thread adds up at a time
+LARGE_PRODUCT = 1 << 29  # multiplications of a matrix product from which on BLAS's threads pay
 
 
 def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
-    """H score tr(cov(f)⁺ cov(E[f|y])), with population covariances and the pseudo-inverse.
+    """Return the H score tr(cov(f)⁺ cov(E[f|y])), with population covariances and the pseudo-inverse.
 
     Parameters
     ----------
@@ -44,38 +45,57 @@ def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
     References
     ----------
     Bao et al., 2019; Nguyen et al., 2020, Section 5.6.
+
+    Examples
+    --------
+    The features have the mean 3 and the variance 5. The class means, 1 and 5, have the variance 4.
+
+    >>> round(h_score([[0.0], [2.0], [4.0], [6.0]], [0, 0, 1, 1]), 6)
+    0.8
     """
     features, labels = _check(features, target_labels)
-    groups = group_by_class(labels)
+    classes, codes = encode(labels)
     x = _standardise(features)
     n, d = x.shape
-    if len(groups.classes) == 1 or d == 0:
+    if len(classes) == 1 or d == 0:
         return 0.0
-    if n > d:
-        return _explained(x.T @ x, class_means(x, groups), groups.counts)
-    # Dual: with x = U Λ^½ Vᵀ the whitened features x V Λ^-½ are U, and U Uᵀ = I − 1 1ᵀ / n where the rank is n − 1.
-    gram = x @ x.T
-    if _factor(gram + gram.trace() / n**2) is not None:
-        return len(groups.classes) - 1.0
-    values, vectors = np.linalg.eigh(gram)
-    means = class_means(vectors[:, _kept(values, n, d)], groups)
-    return float(groups.counts @ np.square(means).sum(axis=1))
+    counts = np.bincount(codes)
+    scatter = _scatter(x)
+    with one_thread():
+        if n > d:
+            return _explained(scatter, _class_means(x, codes, counts), counts)
+        # Dual: with x = U Λ^½ Vᵀ the whitened features x V Λ^-½ are U. Where the rank is n − 1, U Uᵀ = I − 1 1ᵀ / n.
+        if _factor(scatter + scatter.trace() / n**2) is not None:
+            return len(classes) - 1.0
+        values, vectors = np.linalg.eigh(scatter)
+        means = _class_means(vectors[:, _kept(values, n, d)], codes, counts)
+        return float(counts @ np.square(means).sum(axis=1))
 
 
 def feature_rank(features: np.ndarray) -> int:
-    """The rank of the centred features that `h_score` uses, 0 … min(n − 1, n_features)."""
+    """Return the rank of the centred features that `h_score` uses, 0 … min(n − 1, n_features).
+
+    Examples
+    --------
+    The third column is the sum of the others.
+
+    >>> feature_rank([[0, 0, 0], [1, 0, 1], [0, 1, 1], [1, 1, 2]])
+    2
+    """
     features = check_matrix("features", "n_features", features)
     check_finite("features", features)
     x = _standardise(features)
-    n, d = x.shape
-    return int(_kept(np.linalg.eigvalsh(x.T @ x if n > d else x @ x.T), n, d).sum())
+    scatter = _scatter(x)
+    with one_thread():
+        return int(_kept(np.linalg.eigvalsh(scatter), *x.shape).sum())
 
 
 def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Sequence[np.ndarray]) -> np.ndarray:
     """`h_score` of each task that takes all examples of some classes, float64 `(n_tasks,)`.
 
-    `tasks` holds a 1-D integer array of distinct classes for each task. Tasks share the Gram matrices of their classes,
-    in about 1 GB; one with no more examples than features, or ill-conditioned, is left to `h_score`.
+    `tasks` holds a 1-D integer array of distinct classes for each task. The tasks share the Gram matrices of their
+    classes, in about 1 GB. A task with no more examples than features, or with features that nearly depend on each
+    other, is left to `h_score`.
     """
     features, labels = _check(features, target_labels)
     groups = group_by_class(labels)
@@ -83,8 +103,7 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     scores = np.full(len(member), np.nan)
     scores[member.sum(axis=1) == 1] = 0.0
     shared = np.flatnonzero(np.isnan(scores) & (member @ groups.counts > features.shape[1]))
-    with _BLAS:
-        scores[shared] = _by_moments(features, groups, member[shared])
+    scores[shared] = _score_by_moments(features, groups, member[shared])
     for t in np.flatnonzero(np.isnan(scores)):
         rows = np.flatnonzero(np.isin(labels, groups.classes[member[t]]))
         scores[t] = h_score(features[rows], labels[rows])
@@ -107,13 +126,27 @@ def _standardise(features: np.ndarray) -> np.ndarray:
     """
     x = np.multiply(features, 0.5, dtype=np.float64)
     x -= x[0].copy()
-    peak = np.maximum(x.max(axis=0), -x.min(axis=0))
+    peak = np.abs(x).max(axis=0)
     if not peak.all():
         x, peak = x[:, peak > 0], peak[peak > 0]
     x /= peak
-    x -= x.mean(axis=0)
+    x -= np.add.reduce(x) / len(x)
     x /= np.sqrt(np.einsum("ij,ij->j", x, x) / len(x))
     return x
+
+
+def _scatter(x: np.ndarray) -> np.ndarray:
+    """xᵀ x, `(d, d)`, or x xᵀ, `(n, n)`: the smaller one. Its bits do not depend on the number of threads."""
+    n, d = x.shape
+    with nullcontext() if n * d * min(n, d) > LARGE_PRODUCT else one_thread():
+        return x.T @ x if n > d else x @ x.T
+
+
+def _class_means(values: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean row of each class, `(n_classes, n_columns)`."""
+    sums = np.zeros((len(counts), values.shape[1]))
+    add_rows_by_class(np.ascontiguousarray(values), codes, sums)
+    return sums / counts[:, None]
 
 
 def _kept(values: np.ndarray, n: int, d: int) -> np.ndarray:
@@ -134,102 +167,122 @@ def _explained(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray) -> fl
     return float(counts @ (np.square(means @ vectors[:, kept]) / values[kept]).sum(axis=1))
 
 
-def _factor(matrix: np.ndarray) -> np.ndarray | None:
-    """L with matrix = L Lᵀ, ten times as fast as eigenvalues; None unless the rank is beyond doubt full."""
-    from leep.measures import _lapack  # slow to import
+def _factor(matrix: np.ndarray, norm: float | None = None) -> np.ndarray | None:
+    """L with matrix = L Lᵀ, ten times as fast as eigenvalues; None unless the rank is beyond doubt full.
 
-    lower = matrix.copy("F")
-    return lower if _lapack.factor(lower, np.abs(matrix).sum(axis=0).max()) >= WELL_CONDITIONED else None
+    With its 1-norm given, the matrix is overwritten, and only its upper triangle is read.
+    """
+    from scipy.linalg import lapack  # slow to import
+
+    if norm is None:
+        lower, failed = lapack.dpotrf(matrix.T, lower=1, clean=0)
+        norm = np.abs(matrix).sum(axis=0).max()
+    else:
+        lower, failed = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if failed or not lapack.dpocon(lower, norm, "L")[0] >= WELL_CONDITIONED:  # NaN neither
+        return None
+    return lower
 
 
 def _explained_by_cholesky(lower: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
     """Σ n_y ‖L⁻¹ (μ_y − μ)‖²."""
-    from leep.measures import _lapack
+    from scipy.linalg import lapack
 
-    whitened = np.asfortranarray(means.T * np.sqrt(counts))
-    _lapack.solve(lower, whitened)
+    whitened, _ = lapack.dtrtrs(lower, means.T * np.sqrt(counts), lower=1)
     return float(np.square(whitened).sum())
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # features near the largest float: left to `h_score`
-def _by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> np.ndarray:
+@np.errstate(all="ignore")  # features near the largest float: left to `h_score`
+def _score_by_moments(features: np.ndarray, groups: Grouping, member: np.ndarray) -> np.ndarray:
     """H score of each task from its classes' Gram matrices about the overall mean; NaN unless well-conditioned.
 
-    A class, or a task, is one thread's: as fast as all threads on one, or faster, and the same whatever their number.
+    Each class, then each task, is handled by one thread with BLAS on one thread. The result does not depend on the
+    number of threads.
     """
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    from leep.measures import _lapack  # slow to import, as are compiled kernels
-    from leep.measures._h_score_kernels import pack
-
     low, high = features.min(axis=0), features.max(axis=0)
     varies, used = high > low, np.flatnonzero(member.any(axis=0))
     center, scale = features.mean(axis=0, dtype=np.float64)[varies], (high.astype(np.float64) - low)[varies]
-    d, scores, held = len(center), np.full(len(member), np.nan), -1
-    if d < 2 or len(member) == 0:
+    d, n_tasks, scores = len(center), len(member), np.full(len(member), np.nan)
+    if d < 2 or n_tasks == 0:
         return scores
-    packed = d * (d + 1) // 2
-    room = max(2, ENTRIES // packed)
+    size = sum(min(STRIPE, d - i) * (d - i) for i in range(0, d, STRIPE))  # of a packed matrix
+    room = max(2, MAX_GRAM_ENTRIES // size)
     n_held = len(used) if len(used) <= 0.8 * room else room // 2  # classes; if not all, they are made for every block
-    parts = [used[i : i + n_held] for i in range(0, len(used), n_held)]
-    blocks = [np.arange(len(member))[i : i + room - n_held] for i in range(0, len(member), room - n_held)]
-    sums, of_class = np.zeros((len(groups.classes), d)), np.empty((len(parts[0]), packed))
-    of_task = np.empty((len(blocks[0]), packed))  # made once: fresh memory costs as much as the product
-    columns = [slice(i, i + COLUMNS) for i in range(0, packed, COLUMNS)]
-    mine = local()
+    class_blocks = [used[i : i + n_held] for i in range(0, len(used), n_held)]
+    task_blocks = [np.arange(n_tasks)[i : i + room - n_held] for i in range(0, n_tasks, room - n_held)]
+    of_class, of_task = np.empty((len(class_blocks[0]), size)), np.empty((len(task_blocks[0]), size))
+    counts, sums, squares = groups.counts, np.zeros((len(groups.classes), d)), np.zeros((len(groups.classes), d))
 
-    def start_thread() -> None:
-        np.seterr(all="ignore")
-        mine.lower = np.empty((d, d), order="F")
+    @np.errstate(all="ignore")
+    def add_classes(places: np.ndarray) -> None:
+        gram = np.empty((d, d))
+        for place in places:
+            k = classes[place]
+            x = np.ascontiguousarray(features[groups.rows(k)][:, varies] - center) / scale
+            np.matmul(x.T, x, out=gram)
+            sums[k], squares[k] = x.sum(axis=0), gram.diagonal()
+            for _, stripe, packed in _stripes(gram, of_class[place]):
+                packed[...] = stripe
 
-    def add_class(k: int, gram: np.ndarray) -> None:
-        x = np.ascontiguousarray(features[groups.rows(k)][:, varies] - center) / scale
-        sums[k] = x.sum(axis=0)
-        _lapack.gram(x.T, mine.lower)
-        pack(mine.lower, gram)
+    @np.errstate(all="ignore")
+    def add_up(start: int) -> None:
+        some = slice(start, start + GRAM_BLOCK)
+        product = chosen @ of_class[: len(classes), some]
+        of_task[: len(tasks), some] = product if classes is class_blocks[0] else of_task[: len(tasks), some] + product
 
-    def add(chosen: np.ndarray, grams: np.ndarray, totals: np.ndarray, part: int, some: slice) -> None:
-        if part:
-            totals[:, some] += chosen @ grams[:, some]
-        else:
-            np.matmul(chosen, grams[:, some], out=totals[:, some])
+    @np.errstate(all="ignore")
+    def score_tasks(places: np.ndarray) -> None:
+        matrix = np.empty((d, d))
+        for place in places:
+            taken = member[tasks[place]]
+            moments = of_task[place], counts[taken], sums[taken], squares[taken]
+            scores[tasks[place]] = _from_moments(*moments, matrix)
 
-    def score(t: int, gram: np.ndarray) -> None:
-        scores[t] = _from_moments(gram, sums[member[t]], groups.counts[member[t]], mine.lower)
-
-    workers = max((found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"), default=1)
-    workers = min(workers, max(1, ENTRIES // (8 * d**2)))
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, initializer=start_thread) as pool:
-        for block in blocks:
-            for part, classes in enumerate(parts):
-                if held != part:
-                    held, _ = part, list(pool.map(add_class, classes, of_class))
-                chosen = member[np.ix_(block, classes)].astype(np.float64)
-                list(pool.map(partial(add, chosen, of_class[: len(classes)], of_task[: len(block)], part), columns))
-            list(pool.map(score, block, of_task))
+    held = None
+    with one_thread() as n_threads:
+        n_workers = min(n_threads, max(1, MAX_GRAM_ENTRIES // (8 * d**2)))
+        with ThreadPoolExecutor(n_workers) as pool:
+            for tasks in task_blocks:
+                for classes in class_blocks:
+                    if held is not classes:
+                        held, _ = classes, list(pool.map(add_classes, np.array_split(range(len(classes)), n_workers)))
+                    chosen = member[np.ix_(tasks, classes)].astype(np.float64)
+                    list(pool.map(add_up, range(0, size, GRAM_BLOCK)))
+                list(pool.map(score_tasks, np.array_split(range(len(tasks)), n_workers)))
     return scores
 
 
-def _from_moments(gram: np.ndarray, sums: np.ndarray, counts: np.ndarray, lower: np.ndarray) -> float:
-    """H score from a task's packed Gram matrix, and the sums and counts of its classes; NaN unless well-conditioned.
+def _from_moments(
+    packed: np.ndarray, counts: np.ndarray, sums: np.ndarray, squares: np.ndarray, matrix: np.ndarray
+) -> float:
+    """H score from a task's packed Gram matrix, and its classes' counts, sums and sums of squares; NaN unless certain.
 
-    `lower`, `(d, d)` in Fortran's order, is worked in.
+    `matrix`, `(d, d)`, is worked in.
     """
-    from leep.measures import _lapack
-    from leep.measures._h_score_kernels import unpack_correlation
+    n = counts.sum()
+    mean, square = sums.sum(axis=0) / n, squares.sum(axis=0)
+    variance = square - n * mean**2
+    if not (variance > LEAST_VARIANCE * square).all():
+        return np.nan
+    scale, norms = np.sqrt(variance), np.zeros(len(mean))
+    for i, stripe, gram in _stripes(matrix, packed):
+        rows = slice(i, i + STRIPE)
+        np.subtract(gram, (n * mean[rows])[:, None] * mean[i:], out=stripe)
+        stripe /= scale[rows, None] * scale[i:]
+        absolute = np.abs(stripe)
+        norms[rows] += absolute.sum(axis=1)
+        norms[i + STRIPE :] += absolute[:, STRIPE:].sum(axis=0)
+    lower = _factor(matrix, norms.max())
+    return np.nan if lower is None else _explained_by_cholesky(lower, (sums / counts[:, None] - mean) / scale, counts)
 
-    n, d = counts.sum(), len(lower)
-    mean = sums.sum(axis=0) / n
-    squares = gram[np.cumsum(np.arange(d + 1, 1, -1)) - d - 1]  # its diagonal
-    variance = squares - n * mean**2
-    if not (variance > LEAST_VARIANCE * squares).all():
-        return np.nan
-    scale = np.sqrt(variance)
-    norm = unpack_correlation(gram, n, mean, scale, lower)
-    means = (sums / counts[:, None] - mean) / scale
-    if not _lapack.factor(lower, norm) >= WELL_CONDITIONED:  # NaN neither
-        return np.nan
-    return _explained_by_cholesky(lower, means, counts)
+
+def _stripes(matrix: np.ndarray, packed: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the stripes of rows of a matrix's upper triangle: the first row, the stripe, its place in `packed`."""
+    at = 0
+    for i in range(0, len(matrix), STRIPE):
+        stripe = matrix[i : i + STRIPE, i:]
+        yield i, stripe, packed[at : at + stripe.size].reshape(stripe.shape)
+        at += stripe.size
 
 
 score = h_score

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from leep.measures._check import ROW_SUM_TOLERANCE, check_labels, check_matrix, check_same_length, reject_row
-from leep.measures._classes import Grouping, group_by_class, memberships
+from leep.measures._check import check_labels, check_matrix, check_same_length, reject_row
+from leep.measures._classes import encode, group_by_class, memberships
+from leep.measures._joint import log_likelihood, sum_by_class
 
 ROWS_AT_ONCE = 4096  # of the batched form
 
 
 def leep_score(source_probs: np.ndarray, target_labels: np.ndarray) -> float:
-    """Average log-likelihood of the expected empirical predictor.
+    """Return the average log-likelihood of the expected empirical predictor.
 
     Parameters
     ----------
@@ -45,15 +46,22 @@ def leep_score(source_probs: np.ndarray, target_labels: np.ndarray) -> float:
     References
     ----------
     Nguyen et al., 2020, Eq. 1 and 2.
-    """
-    from leep.measures._leep_kernels import log_likelihood
 
-    probs, groups, sums = _joint(source_probs, target_labels)
-    if len(groups.classes) == 1:
+    Examples
+    --------
+    Four examples of two target classes, and a source model of two classes that tells them apart.
+
+    >>> source_probs = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]]
+    >>> target_labels = [0, 0, 1, 1]
+    >>> round(leep_score(source_probs, target_labels), 6)
+    -0.47403
+    """
+    probs, classes, codes, sums = _joint(source_probs, target_labels)
+    if len(classes) == 1:
         return 0.0
     totals = sums.sum(axis=0)  # n · P̂(z)
     conditional = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)  # P̂(y|z)
-    return float(log_likelihood(probs, groups.codes, conditional) / len(probs))
+    return log_likelihood(probs, codes, conditional) / len(probs)
 
 
 def score_class_tasks(source_probs: np.ndarray, target_labels: np.ndarray, tasks: Sequence[np.ndarray]) -> np.ndarray:
@@ -61,13 +69,14 @@ def score_class_tasks(source_probs: np.ndarray, target_labels: np.ndarray, tasks
 
     `tasks` holds a 1-D integer array of distinct classes for each task. Every task shares the sums of Eq. 1.
     """
-    probs, groups, sums = _joint(source_probs, target_labels)
-    member = memberships(tasks, groups.classes)
+    probs, classes, codes, sums = _joint(source_probs, target_labels)
+    member = memberships(tasks, classes)
+    groups = group_by_class(codes)
     totals = member @ sums  # (n_tasks, n_source_classes)
     # A reciprocal must not overflow; a mass of 1e-290 is far below the rounding of any p(y|x).
     inverse = np.divide(1.0, totals, out=np.zeros_like(totals), where=totals > 1e-290)
     scores = np.zeros(len(member))
-    for k in range(len(groups.classes)):
+    for k in range(len(classes)):
         with_k = np.flatnonzero(member[:, k])
         if len(with_k) == 0:
             continue
@@ -80,18 +89,16 @@ def score_class_tasks(source_probs: np.ndarray, target_labels: np.ndarray, tasks
     return np.where(member.sum(axis=1) == 1, 0.0, scores)
 
 
-def _joint(source_probs: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, Grouping, np.ndarray]:
-    """Checked probabilities, examples by class, and n · P̂(y, z) (Eq. 1)."""
-    from leep.measures._leep_kernels import sum_by_class  # numba is slow to import
-
+def _joint(source_probs: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Checked probabilities, the classes that occur, each example's position among them, and n · P̂(y, z) (Eq. 1)."""
     probs = np.ascontiguousarray(check_matrix("source_probs", "n_source_classes", source_probs))
     labels = check_labels("target_labels", target_labels)
     check_same_length(source_probs=probs, target_labels=labels)
-    groups = group_by_class(labels)
-    sums, bad_row = sum_by_class(probs, groups.codes, len(groups.classes), ROW_SUM_TOLERANCE)
+    classes, codes = encode(labels)
+    sums, bad_row = sum_by_class(probs, codes, len(classes))
     if bad_row >= 0:
         reject_row(probs, bad_row)
-    return probs, groups, sums
+    return probs, classes, codes, sums
 
 
 score = leep_score

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from leep.measures._check import check_labels, check_same_length
-from leep.measures._classes import memberships
+from leep.measures._classes import encode, memberships
 
 
 def nce_score(source_labels: np.ndarray, target_labels: np.ndarray) -> float:
-    """Negative conditional entropy −H(Y|Z) = Σ P̂(y, z) log P̂(y|z).
+    """Return the negative conditional entropy −H(Y|Z) = Σ P̂(y, z) log P̂(y|z).
 
     Parameters
     ----------
@@ -33,11 +33,19 @@ def nce_score(source_labels: np.ndarray, target_labels: np.ndarray) -> float:
     References
     ----------
     Tran et al., 2019; Nguyen et al., 2020, Section 3 and the proof of Property 2.
+
+    Examples
+    --------
+    The dummy label 1 has the target label 1 only; the dummy label 0 has 0 twice and 1 once.
+
+    >>> round(nce_score([0, 0, 0, 1], [0, 0, 1, 1]), 6)
+    -0.477386
     """
     _, counts = _counts(source_labels, target_labels)
-    given = np.broadcast_to(counts.sum(axis=0), counts.shape)
-    seen = counts > 0
-    return float(np.sum(counts[seen] * np.log(counts[seen] / given[seen])) / counts.sum())
+    n_dummies = counts.shape[1]
+    pairs = counts.ravel().nonzero()[0]
+    joint, given = counts.ravel()[pairs], counts.sum(axis=0)[pairs % n_dummies]
+    return float(np.sum(joint * np.log(joint / given)) / len(source_labels))
 
 
 def score_class_tasks(source_labels: np.ndarray, target_labels: np.ndarray, tasks: Sequence[np.ndarray]) -> np.ndarray:
@@ -56,7 +64,7 @@ def _counts(source_labels: np.ndarray, target_labels: np.ndarray) -> tuple[np.nd
     """The target classes that occur, ascending, and n · P̂(y, z), float64 `(n_classes, n_dummy_labels)`."""
     z, y = check_labels("source_labels", source_labels), check_labels("target_labels", target_labels)
     check_same_length(source_labels=z, target_labels=y)
-    (classes, y), (dummies, z) = np.unique(y, return_inverse=True), np.unique(z, return_inverse=True)
+    (classes, y), (dummies, z) = encode(y), encode(z)
     shape = len(classes), len(dummies)
     return classes, np.bincount(y * shape[1] + z, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
 
