@@ -87,11 +87,17 @@ def _check_steps(file: io.BytesIO) -> None:
 
     A PUT index above the number of opcodes is refused because the unpickler would allocate a memo of that size (1.5 GB
     for nine bytes; Python 3.10 to 3.13). A key that took more than a few opcodes is refused because the hash of nested
-    tuples visits each of them as often as it is referred to. `genops` refuses a length beyond the end of the file.
+    tuples visits each of them as often as it is referred to. A frame must end where an opcode ends, because the
+    unpickler skips the rest of one otherwise, and would read other opcodes than are scanned here. `genops` refuses a
+    length beyond the end of the file.
     """
     stack, marks, memo = [], [], {}  # of each object on the stack, the opcodes that it took, at most _KEY_STEPS
-    for step, (opcode, argument, _) in enumerate(genops(file)):
+    last = frame_end = 0
+    for step, (opcode, argument, position) in enumerate(genops(file)):
         name, before = opcode.name, opcode.stack_before
+        if last < frame_end < position or (name == "FRAME" and position < frame_end):
+            raise UnpicklingError(f"a frame that ends within an opcode or holds another, at step {step}")
+        last, frame_end = position, position + 9 + argument if name == "FRAME" else frame_end
         if step > MOST_STEPS or ("PUT" in name and argument > step) or _REFUSED.fullmatch(name):
             raise UnpicklingError(f"the opcode {name} of {argument!r:.40} at step {step}, which is refused")
         begin = marks.pop() - before.index(markobject) if markobject in before else len(stack) - len(before)

@@ -162,9 +162,20 @@ def reduced(function: bytes, arguments: bytes) -> bytes:
 LONG = b"\x8a\x05" + (2**34).to_bytes(5, "little")
 
 
+def frame(size: int) -> bytes:
+    return b"\x95" + struct.pack("<Q", size)
+
+
+HIDDEN = b"}r" + struct.pack("<I", 20_000_000) + b"."  # text for `genops`, opcodes for the unpickler
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        # The unpickler skips the two bytes of the text's length that the frame holds, and reads 0 after them
+        b"\x80\x04" + frame(3) + b"X\0\1" + bytes(4) + HIDDEN + b"." * 300,
+        # It skips the opcode and length that the outer frame holds
+        b"\x80\x04" + frame(11) + frame(len(HIDDEN) + 2) + b"U" + bytes([len(HIDDEN)]) + HIDDEN + b"..",
         b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b".",  # a place of the memo
         b"\x80\x02Np2000000000\n.",
         reduced(b"cnumpy\nndarray\n", LONG + b"\x85\x85"),
