@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.files import header, python2_pickle
 from PIL import Image
 
 import leep
@@ -58,30 +59,6 @@ def write_cifar100_binary(folder, rng):
     write_binary(folder / "train.bin", pixels[:3], coarse[:3], fine[:3])
     write_binary(folder / "test.bin", pixels[3:], coarse[3:], fine[3:])
     return pixels, fine
-
-
-def short_bytes(text):
-    """Python 2's `str` in protocol 2: SHORT_BINSTRING or BINSTRING."""
-    return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<i", len(text)) + text
-
-
-def python2_pickle(pixels, key, labels):
-    """The dictionary as Python 2 with NumPy 1 wrote it: byte strings, an array rebuilt by numpy.core.multiarray."""
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-        + short_bytes(b"b")
-        + b"\x87R(K\x01"
-        + b"".join(b"M" + struct.pack("<H", n) for n in pixels.shape)
-        + b"\x86cnumpy\ndtype\n"
-        + short_bytes(b"u1")
-        + b"K\x00K\x01\x87R(K\x03"
-        + short_bytes(b"|")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-        + short_bytes(pixels.tobytes())
-        + b"tb"
-    )
-    items = b"](" + b"".join(b"K" + bytes([int(x)]) for x in labels) + b"e"
-    return b"\x80\x02}(" + short_bytes(b"data") + array + short_bytes(key) + items + b"u."
 
 
 def hwc(pixels):
@@ -252,10 +229,6 @@ def test_fashion_mnist(tmp_path, zipped):
     assert data.class_names[0] == "T-shirt/top"
     assert data.class_names[9] == "Ankle boot"
     assert len(data.class_names) == 10
-
-
-def header(*values):
-    return struct.pack(f">{len(values)}I", *values)
 
 
 TRAIN_IMAGES, TRAIN_LABELS = FILES[:2]

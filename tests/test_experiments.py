@@ -11,16 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, composed, resolved
+from helpers.results import csvs
 
 from leep.errors import Invalid
 from leep.results import read_runs, read_setting, read_times
 
 EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
-
-
-def csvs(results: Path) -> dict[str, bytes]:
-    """Every CSV under a results folder by its relative path."""
-    return {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.rglob("*.csv"))}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])

@@ -22,10 +22,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_cifar100
 from helpers.processes import PATIENCE, alive, children, wait_until
+from helpers.results import COLUMNS, csvs, fill, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_experiments import csvs
-from test_results import COLUMNS, fill, table
 
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.adaptation import CARD, find
+from helpers.files import header, python2_pickle
+from helpers.results import COLUMNS, table
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_data import TRAIN_IMAGES, header, python2_pickle
-from test_meta_training import CARD, find
-from test_results import COLUMNS, table
 
 from leep.data import READERS
 from leep.data.folder import read_image
+from leep.data.idx import FILES as IDX_FILES
 from leep.data.idx import read_idx
 from leep.errors import Invalid
 from leep.results import read_rows, read_setting
@@ -148,7 +149,7 @@ def test_a_forged_idx_header_allocates_nothing(tmp_path_factory, shape, values, 
 
 
 def test_a_gzip_bomb_is_not_inflated(tmp_path):
-    path = tmp_path / f"{TRAIN_IMAGES}.gz"
+    path = tmp_path / f"{IDX_FILES[0]}.gz"
     path.write_bytes(gzip.compress(IDX + bytes(50_000_000), 1))
     with bounded(2_000_000), pytest.raises(Invalid, match=r"too long: .* 32 bytes, but more follow"):
         read_idx(path, 3)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from helpers.adaptation import CARD, find, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -19,7 +20,7 @@ from leep.engines import create_engine
 from leep.errors import Invalid, Missing
 from leep.results import read_runs
 from leep.sources.preprocess import Preprocessing
-from leep.sources.weights import Weights, find_weights
+from leep.sources.weights import find_weights
 from leep.tasks import EXPERIMENTS, Task, draw_meta_transfer
 from leep.transfer.cnaps import CnapsMethod
 from leep.transfer.cnaps.adaptation import find_adaptation, save_adaptation
@@ -29,14 +30,6 @@ from leep.transfer.method import Budget
 from scripts.train_cnaps import load_pool
 
 PREPARE = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
-CARD = {
-    "variant": "film",
-    "source": "cifar10_resnet20",
-    "source_sha256": "ab" * 32,
-    "size": 32,
-    "data": "fashion_mnist (train)",
-    "classes": ["Coat", "aquarium_fish"],
-}
 
 
 def draw(seed=0):
@@ -456,10 +449,6 @@ def test_tasks_that_the_data_cannot_give_are_refused():
 # Adaptation networks
 
 
-def weights_of(sha256="ab" * 32, path="w.params"):
-    return Weights(path, sha256, "w.params")
-
-
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "adaptation.npz"
@@ -467,10 +456,6 @@ def saved(tmp_path):
     arrays = {"stages.0.shared.weight": values, "r": np.zeros((3, 1, 2), np.float32)}
     save_adaptation(path, arrays, CARD)
     return path, arrays
-
-
-def find(path, sha256="ab" * 32):
-    return find_adaptation("cifar10_resnet20", weights_of(sha256), str(path))
 
 
 def test_what_was_saved_is_found(saved):

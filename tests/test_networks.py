@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from conftest import resolved
 from helpers.processes import alive, children, wait_until
-from test_experiments import csvs
+from helpers.results import csvs
 
 from experiments.running import runner
 from experiments.running.pair import find_pairs

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.processes import alive, be_killed, children, make_mortal, make_nothing, raise_error, wait_until
 
-from leep.execution.processes import Failed, WorkerError, n_cores, run_in_order, run_in_processes
+from leep.execution.processes import Failed, WorkerError, n_cores, run_in_order, run_in_processes, without_interruptions
 
 # What the workers do: at module level, so that they can import it
 
@@ -205,6 +206,32 @@ def test_workers_end_when_the_parent_is_interrupted():
 def test_workers_leave_interruptions_to_the_parent():
     found = dict(run_in_processes(make_mortal, (be_interrupted, None), range(4), 1))
     assert [found[i][0] for i in range(4)] == [0, 1, 2, 3] and len({pid for _, pid in found.values()}) == 1
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_an_interruption_waits_until_a_process_has_started(threads):
+    """Though a thread that is not blocked takes the signal."""
+    end, started = threading.Event(), []
+    others = [threading.Thread(target=end.wait) for _ in range(threads)]
+    [other.start() for other in others]
+    taken, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    before = signal.set_wakeup_fd(wakeup.fileno())
+
+    def start():
+        with without_interruptions():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not threads or taken.recv(1)
+            started.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.set_wakeup_fd(before)
+        end.set()
+        [s.close() for s in (taken, wakeup)]
+    assert started
 
 
 SCRIPT = """

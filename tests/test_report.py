@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from helpers.results import write_convergence, write_run
 from omegaconf import OmegaConf
-from test_table1 import write_convergence, write_run
 
 from experiments.reporting.claims import VERDICTS, Evidence, Finding, judge, read_claims, zero
 from experiments.reporting.figures import FIGURES, NAMES

@@ -5,25 +5,12 @@ import math
 
 import pandas as pd
 import pytest
+from helpers.results import fill, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leep.errors import Invalid
-from leep.results import Table, open_folder, read_runs, read_tasks, setting_hash
-
-COLUMNS = ["task", "measure", "score"]
-
-
-def table(path):
-    return Table(path, COLUMNS, ["task", "measure"])
-
-
-def fill(path, n=5):
-    with table(path) as t:
-        for i in range(n):
-            if (str(i), "leep") not in t.done:
-                t.append({"task": i, "measure": "leep", "score": -math.sqrt(i + 2)})
-    return path.read_bytes()
+from leep.results import open_folder, read_runs, read_tasks, setting_hash
 
 
 def test_rows_read_back_exactly(tmp_path):

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 import requests
 from conftest import ROOT
-from test_fetch import Server
+from helpers.server import Server
 
 from leep.data import fetch
 from leep.data.fetch import DATA_SETS, download

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from helpers.results import write_convergence, write_run
 from matplotlib import pyplot as plt
 from scipy import stats
 
@@ -28,66 +29,8 @@ from experiments.reporting.render import (
 from experiments.reporting.rows import paper_rows, rank, select_run
 from experiments.reporting.table1 import COLUMNS, UNDEFINED, build_table, to_csv
 from leep import plots
-from leep.results import Table, open_folder, read_runs
+from leep.results import read_runs
 from leep.statistics import levels, pearson
-
-SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
-TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
-
-
-def write_run(
-    root,
-    experiment,
-    scale="paper",
-    seed=0,
-    n=30,
-    deviations=(),
-    source="cifar10_resnet20",
-    target="fashion_mnist",
-    slope=2.0,
-    asked=None,
-    method="retrain_head",
-    classes=(4,),
-    weights="bundled",
-    stream=False,
-    further=None,
-    sets=None,
-):
-    """A run in which accuracy is `slope` × LEEP + noise, NCE is noise, and the H score is constant.
-
-    It may have a further measure, also noise. `sets` are the classes of its tasks, again and again.
-    """
-    rng = np.random.default_rng([n, seed])
-    leep, nce, noise = rng.standard_normal((3, n))
-    folder = root / experiment / source / target / f"seed{seed}-{scale}{len(deviations)}{weights}{stream}"
-    outer = {
-        "experiment": experiment,
-        "seed": seed,
-        "source": {"name": source, "trained_on": "ImageNet" if source.startswith("imagenet") else "CIFAR10"},
-        "target": {"name": target},
-        "engine": {"name": "gluon", "precision": "float32"},
-    }
-    outer["source"]["weights"] = weights
-    outer |= {"stream": f"{experiment}/{target}"} if stream else {}
-    open_folder(folder, outer, {"deviations": list(deviations)}, {})
-    inner = folder / f"{method}-{scale}"
-    open_folder(inner, {"scale": scale, "epochs": 50}, {"deviations": [], "n_tasks": asked or n}, {})
-    accuracy = 0.5 + 0.1 * (slope * leep + noise)
-    common = [{"n_classes": classes[i % len(classes)], "n_examples": 120} for i in range(n)]
-    with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as t:
-        for i in range(n) if not t.done else ():
-            scores = {"leep": leep[i], "nce": nce[i], "h_score": 3.0} | ({further: nce[i] ** 2} if further else {})
-            for measure, score in scores.items():
-                t.append({"task": i, **common[i], "measure": measure, "score": float(score)})
-    if sets:
-        with Table(folder / "tasks.csv", ["task", "classes"], ["task"]) as t:
-            t.append(*({"task": i, "classes": sets[i % len(sets)]} for i in range(n)))
-    with Table(inner / "transfers.csv", TRANSFERS, ["task"]) as t:
-        for i in range(n):
-            f1 = float(1 - accuracy[i]) if experiment == "small_imbalanced" else None
-            row = {"task": i, **common[i], "method": method, "test_accuracy": float(accuracy[i])}
-            t.append({**row, "test_f1": f1, "test_f1_macro": 0.5})
-    return leep, accuracy
 
 
 def line(table, row, measure):
@@ -384,21 +327,6 @@ def test_figure1_shows_scores_accuracies_and_best_fit_lines(tmp_path):
     x, y = ax.lines[0].get_data()
     np.testing.assert_allclose(y, fit.intercept + fit.slope * x)
     plt.close("all")
-
-
-def write_convergence(root, target="cifar100", reference=True, scale="paper", asked=None):
-    """Models 0.05 better than their reference; on the curves' examples 0.1 better than on all, at first 0.2 worse."""
-    for method in ("fine_tune", *(["from_scratch"] if reference else [])):
-        write_run(root, "small_balanced", target=target, method=method, scale=scale, asked=asked)
-    for path in root.glob(f"*/*/{target}/*/from_scratch-{scale}/transfers.csv"):
-        table = pd.read_csv(path)
-        table.assign(test_accuracy=table.test_accuracy - 0.05).to_csv(path, index=False)
-    (tuned,) = root.glob(f"*/*/{target}/seed0-{scale}0*/fine_tune-{scale}")
-    accuracies = pd.read_csv(tuned / "transfers.csv").test_accuracy
-    with Table(tuned / "curves.csv", ["task", "epoch", "test_accuracy"], ["task", "epoch"]) as t:
-        for i, accuracy in enumerate(accuracies):
-            t.append({"task": i, "epoch": 0, "test_accuracy": accuracy - 0.2 - 0.01 * i})
-            t.append({"task": i, "epoch": 40, "test_accuracy": accuracy + 0.1})
 
 
 def convergence(root, n_levels=5):

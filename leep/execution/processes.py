@@ -195,13 +195,24 @@ class _Process:
 
 @contextmanager
 def without_interruptions() -> Iterator[None]:
-    """Start threads and processes that ignore Ctrl-C: they inherit the blocked signal, and the parent ends them."""
+    """Start threads and processes that ignore Ctrl-C; one that comes meanwhile is raised afterwards.
+
+    They inherit the blocked signal, and the parent ends them. To block it here is not enough, because another thread
+    of this process, a progress bar's, may take it: the interruption would leave a process half started.
+    """
     resource_tracker.ensure_running()  # its start would unblock the signal here
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    interrupted = threading.Event()
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupted.set()) if in_main else None
     try:
         yield
     finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if interrupted.is_set():
+        signal.raise_signal(signal.SIGINT)
 
 
 def _serve(pipe: connection.Connection, make: Callable, args: tuple, threads: int) -> None:
