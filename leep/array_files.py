@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from leep.errors import Invalid, Missing
+
 # What an array is called in an archive or a column of labels in a table; capitals do not count.
 ALIASES = {
     "source_probs": ("source_probs", "probs", "probabilities", "source_probabilities"),
@@ -22,10 +24,6 @@ ALIASES = {
 _LABELS = ("source_labels", "target_labels")
 TABLES = (".csv", ".tsv", ".txt")
 _BROKEN = (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error)  # of a damaged file
-
-
-class ArrayFileError(ValueError):
-    """A file cannot be read as the array that it should hold; the message says how to mend it."""
 
 
 def load_array(place: str | Path, name: str) -> np.ndarray:
@@ -46,8 +44,8 @@ def load_array(place: str | Path, name: str) -> np.ndarray:
 
     Raises
     ------
-    ArrayFileError
-        If there is no such file or array, or it is damaged or of another kind.
+    Missing, Invalid
+        If there is no such file; if it is damaged, or has no such array or one of another kind.
     """
     path, _, member = str(place).partition(".npz:")
     path = Path(f"{path}.npz" if member else place)
@@ -60,7 +58,7 @@ def load_array(place: str | Path, name: str) -> np.ndarray:
         _check_is_file(path)
         array = _read_labels(path, name) if name in _LABELS else _read_matrix(path)
     else:
-        raise ArrayFileError(f"{path}: expected a file that ends in .npy, .npz, {', '.join(TABLES)}")
+        raise Invalid(f"{path}: expected a file that ends in .npy, .npz, {', '.join(TABLES)}")
     return _whole(array, place) if name in _LABELS else array
 
 
@@ -69,19 +67,19 @@ def load_archive(path: str | Path, names: Collection[str]) -> tuple[dict[str, np
 
     Raises
     ------
-    ArrayFileError
-        If the file is no archive, or two of its arrays have a name of the same one.
+    Missing, Invalid
+        If there is no such file; if it is no archive, or two of its arrays have a name of the same one.
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ArrayFileError(f"{path}: expected an archive, .npz; give another file by --probs, --features or --labels")
+        raise Invalid(f"{path}: expected an archive, .npz; give another file by --probs, --features or --labels")
     known = {alias: name for name, others in ALIASES.items() for alias in others}
     with _load(path) as archive:
         found: dict[str, str] = {}
         for member in archive.files:
             name = known.get(member.lower())
             if name in found and name in names:
-                raise ArrayFileError(f"{path}: {found[name]} and {member} are both names of {name}; save one of them")
+                raise Invalid(f"{path}: {found[name]} and {member} are both names of {name}; save one of them")
             if name in names:
                 found[name] = member
         arrays = {name: _read_member(archive, path, member) for name, member in found.items()}
@@ -90,8 +88,10 @@ def load_archive(path: str | Path, names: Collection[str]) -> tuple[dict[str, np
 
 
 def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise Invalid(f"{path}: a folder, expected a file")
     if not path.is_file():
-        raise ArrayFileError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+        raise Missing(f"{path}: no such file")
 
 
 def _load(path: Path):
@@ -102,19 +102,19 @@ def _load(path: Path):
     except _BROKEN as error:
         raise _damaged(path, error) from error
     if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
-        raise ArrayFileError(f"{path}: its content is not that of a {path.suffix} file; rename it")
+        raise Invalid(f"{path}: its content is not that of a {path.suffix} file; rename it")
     return loaded
 
 
 def _read_member(archive, path: Path, member: str) -> np.ndarray:
     if member not in archive.files:
-        raise ArrayFileError(f"{path}: has no array {member}, it has {', '.join(archive.files)}")
+        raise Invalid(f"{path}: has no array {member}, it has {', '.join(archive.files)}")
     try:
         array = archive[member]
     except _BROKEN as error:
         raise _damaged(Path(f"{path}:{member}"), error) from error
     if not isinstance(array, np.ndarray):
-        raise ArrayFileError(f"{path}: {member} is no array")
+        raise Invalid(f"{path}: {member} is no array")
     return array
 
 
@@ -124,15 +124,15 @@ def _find_member(archive, path: Path, name: str) -> str:
         return archive.files[0]
     if len(found) != 1:
         held = ", ".join(archive.files) or "nothing"
-        raise ArrayFileError(f"{path}: which array is {name}? It has {held}; give {path}:NAME")
+        raise Invalid(f"{path}: which array is {name}? It has {held}; give {path}:NAME")
     return found[0]
 
 
-def _damaged(path: Path, error: Exception) -> ArrayFileError:
+def _damaged(path: Path, error: Exception) -> Invalid:
     if "Object arrays" in str(error) or "Python objects" in str(error):
-        return ArrayFileError(f"{path}: holds Python objects; save numbers or text, e.g. labels.astype(str)")
+        return Invalid(f"{path}: holds Python objects; save numbers or text, e.g. labels.astype(str)")
     reason = "" if "allow_pickle" in str(error) else f": {error}"  # what NumPy says of a file that is not its own
-    return ArrayFileError(f"{path}: no array of NumPy, or damaged{reason}")
+    return Invalid(f"{path}: no array of NumPy, or damaged{reason}")
 
 
 def _open(path: Path):
@@ -147,8 +147,8 @@ def _first_line(path: Path) -> tuple[int, str]:
                 if line.strip():
                     return number, line.strip("\r\n")
     except UnicodeDecodeError as error:
-        raise ArrayFileError(f"{path}: expected text in UTF-8: {error}") from error
-    raise ArrayFileError(f"{path}: expected a row an example, the file is empty")
+        raise Invalid(f"{path}: expected text in UTF-8: {error}") from error
+    raise Invalid(f"{path}: expected a row an example, the file is empty")
 
 
 def _delimiter(line: str) -> str | None:
@@ -170,18 +170,16 @@ def _read_matrix(path: Path) -> np.ndarray:
     cells = [cell.strip(' "') for cell in line.split(delimiter)]
     header = not all(map(_is_number, cells))
     if header and not cells[0]:
-        raise ArrayFileError(
-            f"{path}: its first column has no name, as pandas writes an index; save it with index=False"
-        )
+        raise Invalid(f"{path}: its first column has no name, as pandas writes an index; save it with index=False")
     skipped = number if header else number - 1
     try:
         with _open(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty table, which is an error here
             table = np.loadtxt(itertools.islice(file, skipped, None), delimiter=delimiter, ndmin=2)
     except ValueError as error:  # a word, a row of another length, text that is not UTF-8
-        raise ArrayFileError(f"{path}: expected a table of numbers, {error} (row 0 is line {skipped + 1})") from error
+        raise Invalid(f"{path}: expected a table of numbers, {error} (row 0 is line {skipped + 1})") from error
     if table.size == 0:
-        raise ArrayFileError(f"{path}: expected a row an example below the names of the columns, got none")
+        raise Invalid(f"{path}: expected a row an example below the names of the columns, got none")
     return table
 
 
@@ -193,13 +191,13 @@ def _read_labels(path: Path, name: str) -> np.ndarray:
             table = csv.reader(file, delimiter=_delimiter(line) or ",", skipinitialspace=True)
             rows = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
     except (ValueError, csv.Error) as error:
-        raise ArrayFileError(f"{path}: expected a table of labels: {error}") from error
+        raise Invalid(f"{path}: expected a table of labels: {error}") from error
     if not rows:
-        raise ArrayFileError(f"{path}: expected a label an example, got empty cells")
+        raise Invalid(f"{path}: expected a label an example, got empty cells")
     names = [cell.lstrip("# ").lower() for cell in rows[0][1]]
     columns = [k for k, cell in enumerate(names) if cell in ALIASES[name]]
     if len(columns) != 1 and len(names) > 1:
-        raise ArrayFileError(
+        raise Invalid(
             f"{path}: which of its {len(names)} columns has the labels? Name it {ALIASES[name][0]} in the first line"
         )
     column = columns[0] if columns else 0
@@ -207,11 +205,11 @@ def _read_labels(path: Path, name: str) -> np.ndarray:
         rows = rows[1:]
     for number, row in rows:
         if len(row) != len(names) or not row[column]:
-            raise ArrayFileError(
+            raise Invalid(
                 f"{path}, line {number}: expected a label in column {column + 1} of {len(names)}, got {','.join(row)!r}"
             )
     if not rows:
-        raise ArrayFileError(f"{path}: expected a label an example below the name of the column, got none")
+        raise Invalid(f"{path}: expected a label an example below the name of the column, got none")
     return np.array([row[column] for _, row in rows])
 
 
@@ -238,6 +236,6 @@ def _whole(labels: np.ndarray, place: str | Path) -> np.ndarray:
     if labels.dtype.kind == "f":
         wrong = labels[~(np.abs(labels) < 2**53) | (labels != np.trunc(labels))]  # NaN neither
         if wrong.size:
-            raise ArrayFileError(f"{place}: labels must be whole numbers or text, got {wrong.flat[0]}")
+            raise Invalid(f"{place}: labels must be whole numbers or text, got {wrong.flat[0]}")
         labels = labels.astype(np.int64)
     return labels

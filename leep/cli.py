@@ -13,8 +13,9 @@ from typing import NoReturn
 import numpy as np
 
 from leep import __version__
-from leep.array_files import ALIASES, TABLES, ArrayFileError, load_archive, load_array
-from leep.measures import MEASURES, measure_arguments, score_task
+from leep.array_files import ALIASES, TABLES, load_archive, load_array
+from leep.errors import LeepError
+from leep.measures import MEASURES, check_measure, measure_arguments, score_task
 
 OPTIONS = {
     "source_probs": "--probs",
@@ -24,7 +25,7 @@ OPTIONS = {
 }
 
 
-class UsageError(ValueError):
+class UsageError(LeepError):
     """What was typed cannot be done; the message says what was expected, what came, and how to mend it."""
 
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UsageError, ArrayFileError) as error:
+    except LeepError as error:
         print(f"leep {args.command}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -98,7 +99,8 @@ these names:
         "--measures",
         nargs="+",
         metavar="NAME",
-        help=f"some of {', '.join(MEASURES)}; default: all whose arrays are given",
+        help=f"some of {', '.join(MEASURES)}, or module:function of your own; default: all of the package whose arrays "
+        "are given",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with all digits, instead of a table")
     parser.set_defaults(run=_run_score)
@@ -164,9 +166,12 @@ def _check_lengths(arrays: Mapping[str, np.ndarray], origins: Mapping[str, str])
 def _check_measures(given: Sequence[str] | None) -> list[str]:
     """The names that were given, one by one or divided by commas; none stands for all that can be computed."""
     names = list(dict.fromkeys(name for text in given or () for name in text.split(",") if name))
-    if unknown := [name for name in names if name not in MEASURES]:
-        hint = "; a file comes before --measures" if any("." in name for name in unknown) else ""
-        raise UsageError(f"--measures must be some of {', '.join(MEASURES)}, got {', '.join(unknown)}{hint}")
+    for name in names:
+        try:
+            check_measure(name)
+        except (ValueError, TypeError) as error:  # the latter of what is no function
+            hint = "; a file comes before --measures" if name.endswith((".npy", ".npz", *TABLES)) else ""
+            raise UsageError(f"--measures {name}: {error}{hint}") from error
     return names
 
 

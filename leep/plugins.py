@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 
 def is_outside(name: str) -> bool:
@@ -10,7 +11,7 @@ def is_outside(name: str) -> bool:
     return ":" in name
 
 
-def load_object(name: str) -> object:
+def load_object(name: str) -> Any:
     """The object `module:name`, for example `my_package.measures:my_score`.
 
     Raises

@@ -137,6 +137,13 @@ def test_a_new_measure_appears_by_itself(score, tmp_path, monkeypatch):
     assert score("outputs.npz")["scores"] == {"mean_feature": pytest.approx(FEATURES.mean())}
 
 
+def test_a_measure_of_ones_own(score, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def spread(features):\n    return float(features.std())\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = score("outputs.npz", "--measures", "nce", "mine:spread")
+    assert result["scores"] == {"nce": pytest.approx(-0.477, abs=1e-3), "mine:spread": pytest.approx(FEATURES.std())}
+
+
 def test_no_more_examples_than_features_are_said(score):
     np.save("wide.npy", np.random.default_rng(0).normal(size=(4, 9)))
     result = score("--features", "wide.npy", "--labels", "labels.npy", "--measures", "h_score")
@@ -258,8 +265,11 @@ BOTH = ("--probs", "probs.npy", "--labels", "labels.npy")
         ((), ["COMMAND", "leep --help"]),
         (("rank",), ["rank", "score"]),
         (("score", "--prob"), ["--prob", "leep score --help"]),
-        (("score", *BOTH, "--measures", "lep"), ["leep", "nce", "h_score", "got lep"]),
-        (("score", "--measures", "leep", "outputs.npz"), ["got outputs.npz", "before --measures"]),
+        (("score", *BOTH, "--measures", "lep"), ["leep", "nce", "h_score", "got 'lep'"]),
+        (("score", *BOTH, "--measures", "no_module:f"), ["no_module:f", "module:name"]),
+        (("score", *BOTH, "--measures", "math:pi"), ["math:pi", "not a callable"]),
+        (("score", *BOTH, "--measures", "math:sqrt"), ["math:sqrt", "source_probs"]),
+        (("score", "--measures", "leep", "outputs.npz"), ["got 'outputs.npz'", "before --measures"]),
         (("score",), ["target labels are missing", "--labels"]),
         (("score", "--probs", "probs.npy"), ["target labels are missing", "--labels"]),
         (("score", "--labels", "labels.npy"), ["leep needs --probs", "nce needs --source-labels or --probs"]),
