@@ -176,8 +176,8 @@ class _WorkerPool:
             del self.busy[worker]
             try:
                 result = future.result(timeout=PATIENCE)
-            except (CancelledError, KilledWorker, TimeoutError) as error:
-                result = Failed(f"its worker {worker} is gone: {error}", died=True)
+            except (CancelledError, KilledWorker, TimeoutError):
+                result = Failed(f"its worker {worker} is gone: killed, out of memory, or cut off", died=True)
                 if attempt == 1:
                     self._on_retry(item, result.reason)
                     self.waiting.appendleft((item, 2))
@@ -205,7 +205,7 @@ class _WorkerPool:
             self._present = {*self._client.nthreads()}
             self._refreshed = time.monotonic()
             for worker in self.busy.keys() - self._present:
-                self.busy[worker][0].cancel(reason="lost", msg="killed, out of memory, or cut off")
+                self.busy[worker][0].cancel()
 
     def _idle(self) -> list[str]:
         return sorted(self._present - self.busy.keys() - self._refused.keys())
