@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # They import neither MXNet nor Hydra.
-tests=(measures class_tasks statistics tasks results data plots cli)
+tests=(measures class_tasks statistics tasks results data weights plots cli)
 most=1000000 # bytes of the wheel
 
 python=$(sh scripts/find_python.sh "${1:-python3}") || {

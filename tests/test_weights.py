@@ -5,7 +5,6 @@ import sys
 
 import pytest
 from conftest import ROOT
-from omegaconf import OmegaConf
 
 from leep.errors import Invalid, Missing
 from leep.sources import weights as module
@@ -63,12 +62,6 @@ def test_bundled_weights_that_the_wheel_leaves_out(bundled):
     (bundled / "net.params").unlink()
     with pytest.raises(Missing, match=r"weights of net come with a checkout.* not with the wheel"):
         find_weights("net", "model", "bundled")
-
-
-def test_gluons_weights_without_gluoncv(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Missing, match=r"need GluonCV: pip install 'leep-transferability\[experiments\]'"):
-        find_weights("net", "resnet18_v1", "gluon")
 
 
 def test_of_several_places_the_first_that_has_it(bundled, tmp_path, monkeypatch):
@@ -174,7 +167,8 @@ TOP1 = {  # of the candidates of Section 5.7, percent
 
 
 def source(name):
-    return OmegaConf.load(ROOT / "conf" / "source" / f"{name}.yaml")
+    omegaconf = pytest.importorskip("omegaconf", reason="conf is the experiments'")
+    return omegaconf.OmegaConf.load(ROOT / "conf" / "source" / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("name", SOURCES)
