@@ -55,7 +55,7 @@ else
 	$(python) -m experiments.reporting.table1 $(results)
 endif
 
-plan: env  ## run nothing: what Table 1 would cost at the paper's scale (ARGS='plan=remeasure': calibrate anew)
+plan: env  ## run nothing: what Table 1 would take at the paper's scale (ARGS='plan=remeasure': measure rates anew)
 	$(python) run.py experiment=measure_comparison scale=paper plan=true $(ARGS)
 
 figures: env  ## draw the figures from the results (RESULTS=DIR: from that folder)

@@ -140,7 +140,7 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
         If something is missing and `strict` is true, or the tasks cannot be drawn from a target.
     """
     weights, lacks = _find_weights(config)
-    if weights or config.plan:
+    if weights:
         data, lacking = _find_data(config)
     else:  # nothing can run: data are not read
         data, lacking = {}, list(_missing_data(config))
