@@ -67,6 +67,7 @@ report: env  ## write the report of the results (RESULTS=DIR: of that folder)
 readme: env  ## write table and figures of results/reference anew, there and in README.md
 	$(python) -m experiments.reporting.table1 results/reference
 	$(python) -m experiments.reporting.figures results/reference
+	$(python) -m experiments.reporting.selection results/reference
 	$(python) -m experiments.reporting.readme
 
 bench: env  ## measure speed: measures, heads, forward, pass, training, growth (ARGS=heads: that alone)

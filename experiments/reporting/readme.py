@@ -58,7 +58,7 @@ def main() -> None:
     """Write README.md."""
     readme = ROOT / "README.md"
     text = updated(readme.read_text("utf-8"), section(read_runs(ROOT / REFERENCE)))
-    write_atomically(readme, lambda file: file.write(text.encode()))
+    write_atomically(readme, text.encode())
     print(f"written: {readme.name}, between its markers")
 
 

@@ -126,8 +126,7 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
 def main() -> None:
     """Write report.html into the results folder."""
     results, runs, seed = results_arguments(__doc__)
-    page = render(results, runs, seed)
-    write_atomically(results / "report.html", lambda file: file.write(page.encode()))
+    write_atomically(results / "report.html", render(results, runs, seed).encode())
     print(f"written: {results / 'report.html'}")
 
 

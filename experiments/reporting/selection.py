@@ -90,7 +90,7 @@ def main() -> None:
     """Write source_selection.md into the results folder and print it."""
     results, runs, seed = results_arguments(__doc__)
     text = to_markdown(runs, seed)
-    write_atomically(results / "source_selection.md", lambda file: file.write(text.encode()))
+    write_atomically(results / "source_selection.md", text.encode())
     print(text)
 
 

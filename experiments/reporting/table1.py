@@ -128,8 +128,7 @@ def write(results: Path, runs: pd.DataFrame, seed: int) -> None:
     """Write table1.csv, .md and .tex into the results folder and print the table."""
     table = build_table(runs, seed)
     for suffix, make in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-        text = make(table).encode()
-        write_atomically(results / f"table1.{suffix}", lambda file, text=text: file.write(text))
+        write_atomically(results / f"table1.{suffix}", make(table).encode())
     print(to_terminal(table))
     print(f"\nwritten: {results}/table1.csv, table1.md, table1.tex (runs with seed {seed})")
 
