@@ -20,7 +20,7 @@ from leep.measures._classes import add_rows_by_class
 MIN_ENTRIES_TO_COMPILE = 1 << 20  # NumPy takes a millisecond for fewer
 MIN_ENTRIES_FOR_PARTS = 1 << 21  # a pass over fewer takes less than a thread's start
 PARTS = 4
-BLOCK = 1 << 17  # entries: 1 MB in float64
+BLOCK = 1 << 16  # entries: half a megabyte in float64
 DOT = 1 << 13  # columns of a dot product: BLAS would start threads for more than 10,000
 
 
