@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -68,8 +71,113 @@ def textbook_leep(probs: np.ndarray, labels: np.ndarray) -> float:
     return float(np.log((conditional[labels] * probs).sum(1)).mean())
 
 
+def usual_leep(probs: np.ndarray, labels: np.ndarray) -> float:
+    """LEEP with the operations of TLlib's `ranking` package: a loop over classes, and one over examples."""
+    joint = np.zeros((labels.max() + 1, probs.shape[1]))
+    for y in range(len(joint)):
+        joint[y] = (probs / len(probs))[labels == y].sum(0)
+    predicted = probs @ (joint / joint.sum(0)).T
+    return float(np.log(np.array([p[y] for p, y in zip(predicted, labels)])).mean())
+
+
+def usual_nce(dummies: np.ndarray, labels: np.ndarray) -> float:
+    """NCE with the operations of TLlib: a loop over examples."""
+    joint = np.zeros((labels.max() + 1, dummies.max() + 1))
+    for z, y in zip(dummies, labels):
+        joint[int(y), int(z)] += 1 / len(labels)
+    of_dummy = joint.sum(0)
+    given = (joint[:, of_dummy > 0] / of_dummy[of_dummy > 0]).T + 1e-20
+    return float(((given * np.log(given)).sum(1) * of_dummy[of_dummy > 0]).sum())
+
+
+def usual_h_score(features: np.ndarray, labels: np.ndarray) -> float:
+    """H score with the operations of TLlib: two covariances and a pseudo-inverse."""
+    means = np.zeros_like(features)
+    for y in range(labels.max() + 1):
+        means[labels == y] = features[labels == y].mean(0)
+    inverse = np.linalg.pinv(np.cov(features, rowvar=False), rcond=1e-15)
+    return float(np.trace(inverse @ np.cov(means, rowvar=False)))
+
+
+BUSY = (
+    "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with the benchmark, however that ends
+)
+FIRST_CALL = """
+import sys, time
+import numpy as np
+n, n_source, n_classes = map(int, sys.argv[2:])
+rng = np.random.default_rng(0)
+probs = rng.random((n, n_source), dtype=np.float32)
+probs /= probs.sum(1, keepdims=True)
+dummies, labels = rng.integers(n_source, size=n), np.arange(n) % n_classes
+start = time.perf_counter()
+import leep
+imported = time.perf_counter()
+first = {"leep": (leep.leep_score, probs), "nce": (leep.nce_score, dummies), "h_score": (leep.h_score, probs[:, 1:])}
+function, values = first[sys.argv[1]]
+times = [time.perf_counter()]
+for _ in range(4):
+    function(values, labels)
+    times.append(time.perf_counter())
+print(f"import leep {imported - start:.3f} s, first call {times[1] - times[0]:.3f} s,", end=" ")
+print(f"then {min(b - a for a, b in zip(times[1:], times[2:])):.5f} s")
+"""
+
+
+def bench_first_calls() -> None:
+    """The first call in a fresh process that finds nothing compiled before."""
+    for measure, *sizes in (
+        ("leep", 500, 20, 5),
+        ("nce", 500, 20, 5),
+        ("h_score", 500, 20, 5),
+        ("leep", 5000, 1000, 9),
+    ):
+        with tempfile.TemporaryDirectory() as empty:
+            command = [sys.executable, "-c", FIRST_CALL, measure, *map(str, sizes)]
+            environment = os.environ | {"NUMBA_CACHE_DIR": empty}
+            said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        print(f"{measure} of {sizes[0]:,} × {sizes[1]:,} in a fresh process: {said}", flush=True)
+
+
+def bench_small_tasks(busy: bool, n_tasks: int = 200, n: int = 250, n_classes: int = 5) -> None:
+    """All three measures of small tasks (Section 5.2), and the operations of TLlib, alone or beside a busy process."""
+    other = subprocess.Popen([sys.executable, "-c", BUSY]) if busy else None
+    ours = {"leep": leep_score, "nce": nce_score, "h_score": h_score}
+    theirs = {"leep": usual_leep, "nce": usual_nce, "h_score": usual_h_score}
+    try:
+        for n_source, d in ((10, 64), (1_000, 512)):
+            times = {}
+            for label, functions in (("ours", ours), ("theirs", theirs)):
+                for t in range(-1, n_tasks):  # the first one warms up
+                    rng = np.random.default_rng(max(t, 0))
+                    labels, features = rng.permutation(np.arange(n) % n_classes), rng.normal(size=(n, d))
+                    probs = rng.dirichlet(np.full(n_source, 0.3), n).astype(np.float32)
+                    values = {"leep": probs, "nce": probs.argmax(1), "h_score": features.astype(np.float32)}
+                    for measure, function in functions.items():
+                        start = time.perf_counter()
+                        function(values[measure], labels)
+                        if t >= 0:
+                            key = label, measure
+                            times[key] = times.get(key, 0) + time.perf_counter() - start
+            sums = [sum(v for (label, _), v in times.items() if label == of) for of in ("ours", "theirs")]
+            each = ", ".join(f"{m} {times['ours', m]:.4f} s ({times['theirs', m]:.4f})" for m in ours)
+            print(
+                f"{n_tasks} tasks of {n} examples, {n_source:,} source classes, {d} features"
+                f"{', beside a busy process' * busy}: {sums[0]:.3f} s, TLlib's operations {sums[1]:.3f} s: "
+                f"{sums[1] / sums[0]:.1f} ×; {each}",
+                flush=True,
+            )
+    finally:
+        if other:
+            other.kill()
+            other.wait()
+
+
 def bench_measures() -> None:
-    """LEEP on 50,000 × 1,000 with 100 target classes; all measures for 200 large tasks."""
+    """First calls; small tasks; LEEP on 50,000 × 1,000 with 100 target classes; all measures for 200 large tasks."""
+    bench_first_calls()
+    for busy in (False, True):
+        bench_small_tasks(busy)
     rng = np.random.default_rng(0)
     probs = rng.random((50_000, 1_000), dtype=np.float32) ** 8
     probs /= probs.sum(1, keepdims=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import ModuleType
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -156,20 +157,39 @@ def test_float32_is_accumulated_in_float64():
     assert leep_score(probs, labels) == pytest.approx(leep_score(probs.astype(np.float64), labels), abs=1e-13)
 
 
-def test_leep_in_parts_equals_leep_in_one():
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_leep_in_parts_and_blocks_equals_leep_in_one(compiled, dtype, monkeypatch):
     from leep.measures import _joint
 
-    probs, _, _, labels = random_task(4, n=1003)
+    probs, _, _, labels = random_task(4, n=1003, dtype=dtype)
     whole = leep_score(probs, labels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_joint, "MIN_ENTRIES_FOR_PARTS", 1)
-        patch.setattr(_joint, "BLOCK", 50)
-        assert leep_score(probs, labels) == pytest.approx(whole, abs=1e-13)
-        for row in (3, 500, 1002):
-            wrong = probs.copy()
-            wrong[row:, 0] += 1
-            with pytest.raises(ValueError, match=f"in row {row} "):
-                leep_score(wrong, labels)
+    monkeypatch.setattr(_joint, "MIN_ENTRIES_FOR_PARTS", 1)
+    monkeypatch.setattr(_joint, "BLOCK", 50)
+    monkeypatch.setattr(_joint, "MIN_ENTRIES_TO_COMPILE", 1 if compiled else 10**9)
+    assert leep_score(probs, labels) == pytest.approx(whole, abs=1e-13)
+    probs.flags.writeable = labels.flags.writeable = False
+    assert leep_score(probs, labels) == pytest.approx(whole, abs=1e-13)
+    for row, wrong in [(3, 2.0), (500, -1e-4), (1002, np.nan)]:
+        bad = probs.copy()
+        bad[row:, 0] = wrong
+        with pytest.raises(ValueError, match=rf"in row {row}\b"):
+            leep_score(bad, labels)
+
+
+def test_leep_compiles_where_no_cache_can_be_written(monkeypatch):
+    from numba.core import caching
+
+    from leep.measures import _compiled
+
+    def refuse(self):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", refuse)
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(slow_leep)
+    first_plus_one = _compiled.compiled(lambda probs, codes: probs[0] + codes[0])
+    assert first_plus_one(np.array([2.0]), np.array([1])) == 3.0
 
 
 def test_leep_of_more_source_classes_than_a_dot_product_takes(monkeypatch):
