@@ -20,7 +20,7 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 16  # classes of a vector: one AVX-512 register of float32
 TILE = 10  # examples that share a load of the weights: the paper's batch
-FLUSH = -64.0  # a probability below exp(-64) of the largest is 0: no denormal numbers, which are slow
+UNDERFLOW_CUTOFF = -64.0  # a probability below exp(-64) of the largest is 0: no denormal numbers, which are slow
 
 
 class Vector(types.Type):
@@ -160,7 +160,7 @@ _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # n·high is exact: high has 
 
 @intrinsic
 def exponential(typing_context, v):
-    """exp(v) for v <= 0, relative error below 3e-7; 0 below FLUSH; NaN stays NaN."""
+    """exp(v) for v <= 0, relative error below 3e-7; 0 below UNDERFLOW_CUTOFF; NaN stays NaN."""
 
     def emit(context, builder, signature, arguments):
         (v,) = arguments
@@ -170,7 +170,7 @@ def exponential(typing_context, v):
         y = _constant(_EXP[0])
         for coefficient in _EXP[1:]:
             y = _call(builder, "fmuladd", y, r, _constant(coefficient))
-        flushed = builder.fcmp_ordered("<", v, _constant(FLUSH))
+        flushed = builder.fcmp_ordered("<", v, _constant(UNDERFLOW_CUTOFF))
         # 2^n as the exponent bits of a float32; n is clipped first, for the conversion of an infinity is undefined
         n = builder.select(builder.fcmp_ordered(">", n, _constant(-126)), n, _constant(-126))
         bits = builder.add(builder.fptosi(n, _INTS), ir.Constant(_INTS, [127] * LANES))
