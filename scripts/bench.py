@@ -99,9 +99,8 @@ def usual_h_score(features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.trace(inverse @ np.cov(means, rowvar=False)))
 
 
-BUSY = (
-    "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with the benchmark, however that ends
-)
+# A loop that ends with the benchmark, however that ends.
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 FIRST_CALL = """
 import sys, time
 import numpy as np

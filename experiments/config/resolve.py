@@ -36,9 +36,10 @@ def resolve(cfg: DictConfig) -> RunConfig:
         For an unknown name or key and for an impossible value; names the choices.
     """
     try:
-        ours = _values(cfg)
+        _check_present(cfg)
         paper = _paper_protocol(cfg)
         _check_keys(OmegaConf.to_container(cfg), OmegaConf.to_container(paper), "")
+        ours = _values(cfg)
         with open_dict(paper):
             paper.target = cfg.target  # its files and sizes are the user's own
         return with_deviations(ours, _values(paper))
@@ -54,9 +55,14 @@ def _paper_protocol(cfg: DictConfig) -> DictConfig:
     return compose("config", [f"experiment={cfg.experiment}", "scale=paper", f"executor={cfg.executor.name}", *groups])
 
 
-def _values(cfg: DictConfig) -> RunConfig:
+def _check_present(cfg: DictConfig) -> None:
     missing = ", ".join(sorted(OmegaConf.missing_keys(cfg)))
     _require(not missing, f"{missing} must be given, e.g. {missing}=…")
+    for group, example in (("source", "cifar10_resnet20"), ("target", "cifar100"), ("method", "retrain_head")):
+        _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")
+
+
+def _values(cfg: DictConfig) -> RunConfig:
     check_integer("seed", cfg.seed, 0)
     experiment = find_experiment(cfg.experiment)
     if experiment.whole_data_set:
@@ -66,8 +72,6 @@ def _values(cfg: DictConfig) -> RunConfig:
     known = cfg.plan is True or cfg.plan is False or cfg.plan == "remeasure"
     _require(known, f"plan must be true, false or remeasure, got {cfg.plan!r}")
     _require(isinstance(cfg.strict, bool), f"strict must be true or false, got {cfg.strict!r}")
-    for group, example in (("source", "cifar10_resnet20"), ("target", "cifar100"), ("method", "retrain_head")):
-        _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")
     for name, folder in cfg.paths.items():
         _require(isinstance(folder, str) and folder, f"paths.{name} must name a folder, got {folder!r}")
     root = cfg.data.root
