@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from leep.transfer import head_loop
+from leep.transfer import _head_loop as head_loop
 from leep.transfer.retrain_head import Head, initial_head, train_head
 
 OPTIONS = [
