@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from leep import h_score, leep_score, measures, nce_score
 from leep.measures import MEASURES, get_measure, measure_arguments, score_task
-from leep.measures._blas import one_thread
+from leep.measures._blas import factor_in_place, one_thread
 from leep.measures._classes import add_rows_by_class, encode
 from leep.measures.h_score import _kept, feature_rank
 
@@ -581,6 +581,17 @@ def test_blas_has_one_thread_within_overlapping_calls_and_its_own_after_them():
         with pytest.raises(MemoryError), one_thread():
             raise MemoryError
         assert blas_threads() == before
+
+
+def test_cholesky_factor_in_place():
+    # [[4, 2], [2, 10]] = L Lᵀ with L = [[2, 0], [1, 3]]; the upper triangle is left as it is
+    matrix = np.array([[4.0, -1.0], [2.0, 10.0]], order="F")
+    assert factor_in_place(matrix)
+    assert matrix.tolist() == [[2.0, -1.0], [1.0, 3.0]]
+    assert not factor_in_place(np.array([[1.0, 0.0], [2.0, 1.0]], order="F"))
+    for wrong in (np.eye(2, dtype=np.float32, order="F"), np.ones((4, 4))[::2, ::2]):
+        with pytest.raises(ValueError, match="float64 in Fortran's order"):
+            factor_in_place(wrong)
 
 
 @pytest.mark.parametrize(("n", "d"), [(250, 100), (100, 250), (3000, 700)])

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from leep.measures._blas import one_thread
+from leep.measures._blas import factor_in_place, one_thread
 from leep.measures._check import check_finite, check_labels, check_matrix, check_same_length
 from leep.measures._classes import Grouping, add_rows_by_class, encode, group_by_class, memberships
 
@@ -65,7 +65,8 @@ def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
         if n > d:
             return _explained(scatter, _class_means(x, codes, counts), counts)
         # Dual: with x = U Λ^½ Vᵀ the whitened features x V Λ^-½ are U. Where the rank is n − 1, U Uᵀ = I − 1 1ᵀ / n.
-        if _factor(scatter + scatter.trace() / n**2) is not None:
+        shifted = np.add(scatter, scatter.trace() / n**2, order="F")
+        if _factor(shifted, _norm(shifted)):
             return len(classes) - 1.0
         values, vectors = np.linalg.eigh(scatter)
         means = _class_means(vectors[:, _kept(values, n, d)], codes, counts)
@@ -159,29 +160,28 @@ def _kept(values: np.ndarray, n: int, d: int) -> np.ndarray:
 
 def _explained(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
     """Σ n_y ‖(μ_y − μ) V Λ^-½‖² with the scatter matrix V Λ Vᵀ, `(d, d)`, and centred class means `(n_classes, d)`."""
-    lower = _factor(scatter)
-    if lower is not None:
+    lower = scatter.copy("F")
+    if _factor(lower, _norm(scatter)):
         return _explained_by_cholesky(lower, means, counts)
     values, vectors = np.linalg.eigh(scatter)
     kept = _kept(values, int(counts.sum()), len(values))
     return float(counts @ (np.square(means @ vectors[:, kept]) / values[kept]).sum(axis=1))
 
 
-def _factor(matrix: np.ndarray, norm: float | None = None) -> np.ndarray | None:
-    """L with matrix = L Lᵀ, ten times as fast as eigenvalues; None unless the rank is beyond doubt full.
+def _norm(matrix: np.ndarray) -> float:
+    """The 1-norm."""
+    return np.abs(matrix).sum(axis=0).max()
 
-    With its 1-norm given, the matrix is overwritten, and only its upper triangle is read.
+
+def _factor(matrix: np.ndarray, norm: float) -> bool:
+    """Whether the rank is beyond doubt full; then the matrix's lower triangle becomes L, with matrix = L Lᵀ.
+
+    The matrix, in Fortran's order, is overwritten. Only its lower triangle is read; `norm` is its 1-norm. This is ten
+    times as fast as eigenvalues.
     """
     from scipy.linalg import lapack  # slow to import
 
-    if norm is None:
-        lower, failed = lapack.dpotrf(matrix.T, lower=1, clean=0)
-        norm = np.abs(matrix).sum(axis=0).max()
-    else:
-        lower, failed = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
-    if failed or not lapack.dpocon(lower, norm, "L")[0] >= WELL_CONDITIONED:  # NaN neither
-        return None
-    return lower
+    return factor_in_place(matrix) and lapack.dpocon(matrix, norm, "L")[0] >= WELL_CONDITIONED  # NaN neither
 
 
 def _explained_by_cholesky(lower: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
@@ -272,8 +272,9 @@ def _from_moments(
         absolute = np.abs(stripe)
         norms[rows] += absolute.sum(axis=1)
         norms[i + STRIPE :] += absolute[:, STRIPE:].sum(axis=0)
-    lower = _factor(matrix, norms.max())
-    return np.nan if lower is None else _explained_by_cholesky(lower, (sums / counts[:, None] - mean) / scale, counts)
+    if not _factor(matrix.T, norms.max()):
+        return np.nan
+    return _explained_by_cholesky(matrix.T, (sums / counts[:, None] - mean) / scale, counts)
 
 
 def _stripes(matrix: np.ndarray, packed: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
