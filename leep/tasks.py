@@ -21,7 +21,7 @@ class Task:
     classes : int64 array `(n_classes,)`
         The data set's classes in the task; class `classes[k]` has the label `k` in the task.
     train_rows : int64 array `(n,)`
-        Rows of the target data set 𝒟 among the training examples, ascending.
+        Rows of the target data set 𝒟 among the training examples (5.4: among the test examples), ascending.
     train_labels : int64 array `(n,)`
         Their labels in the task, 0 … n_classes − 1.
     test_rows, test_labels : int64 arrays `(m,)`
@@ -29,7 +29,7 @@ class Task:
     minority_class : int or None
         The label of the minority class of an imbalanced task.
     whole_classes : bool
-        The task is one of many that take every training example of their classes (Section 5.1).
+        The task takes every training example of its classes, so that many tasks are scored at once (Section 5.1).
     """
 
     classes: np.ndarray
@@ -120,7 +120,7 @@ def draw_small_imbalanced(
     ratio: int,
 ) -> Task:
     """Section 5.3: two classes, `min_smaller` to `max_smaller` examples of one, `ratio` times more of the other."""
-    classes = draw_classes(train_labels, 2, rng)
+    classes = draw_classes(train_labels, 2, rng)  # the first one drawn is the smaller: they are not sorted
     smaller = int(rng.integers(min_smaller, max_smaller + 1))
     return make_task(classes, [smaller, ratio * smaller], train_labels, test_labels, rng, minority_class=0)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from experiments.reporting.readme import FIGURES, REFERENCE, section, updated
+from experiments.reporting.readme import FIGURES, REFERENCE, pages, section, updated
 from experiments.reporting.table1 import build_table
 from leep.results import read_runs
 
@@ -19,18 +19,30 @@ def runs():
     return read_runs(RESULTS)
 
 
-def test_readme_is_up_to_date(runs):
-    text = (ROOT / "README.md").read_text()
-    assert updated(text, section(runs)) == text, "make readme"
+def test_pages_are_up_to_date(runs):
+    for path, text in pages(runs).items():
+        assert path.read_text("utf-8") == text, "make readme"
+    text = (ROOT / "docs" / "results.md").read_text("utf-8")
     assert updated(updated(text, "something else"), section(runs)) == text
     with pytest.raises(ValueError, match="must hold the lines"):
         updated("no markers", "")
 
 
-def test_readme_shows_the_figures_of_the_reference_runs():
-    shown = re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text())
-    assert shown == [f"{REFERENCE}/figures/{name}.png" for name in FIGURES]
-    assert all((ROOT / path).read_bytes().startswith(b"\x89PNG") for path in shown)
+def test_pages_show_the_figures_of_the_reference_runs():
+    shown = {
+        path: re.findall(r"!\[.*?\]\((.*?)\)", path.read_text("utf-8"))
+        for path in (ROOT / "README.md", ROOT / "docs" / "results.md")
+    }
+    assert shown[ROOT / "docs" / "results.md"] == [f"../{REFERENCE}/figures/{name}.png" for name in FIGURES]
+    for page, pictures in shown.items():
+        assert pictures
+        assert all((page.parent / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_links_of_the_pages_exist():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_committed_table_is_that_of_the_runs(runs):

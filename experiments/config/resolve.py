@@ -24,7 +24,14 @@ from leep.transfer.method import Budget, Method, check_integer, check_number, cr
 
 _TARGETS = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "target").glob("*.yaml"))
 _BY_METHOD = ("max_tasks", "max_epochs", "max_examples")  # caps that a scale has
-_OPEN = ("task_of.", "epochs_of.", "eval_every.", "epochs.", "scale.", "method.")  # keys of these are checked by name
+_CHECKED_ELSEWHERE = (
+    "task_of.",
+    "epochs_of.",
+    "eval_every.",
+    "epochs.",
+    "scale.",
+    "method.",
+)  # their keys are names, which are checked with the values
 
 
 def resolve(cfg: DictConfig) -> RunConfig:
@@ -82,8 +89,8 @@ def _values(cfg: DictConfig) -> RunConfig:
     names = [*find_methods(), *(m.name for m in methods if m.name not in find_methods())]
     _check_by_name(cfg, names)
     for method in methods:
-        here = not method.experiments or experiment.name in method.experiments
-        _require(here, f"method {method.name} is for {', '.join(method.experiments)}, got {experiment.name}")
+        allowed = not method.experiments or experiment.name in method.experiments
+        _require(allowed, f"method {method.name} is for {', '.join(method.experiments)}, got {experiment.name}")
         if method.takes_epochs:
             check_integer(f"epochs.{method.name}", cfg.epochs.get(method.name), 1)
     targets = tuple(_target(cfg, experiment, name) for name in cfg.target)
@@ -105,8 +112,8 @@ def _values(cfg: DictConfig) -> RunConfig:
         strict=cfg.strict,
         plan=cfg.plan,
     )
-    here = n_workers(config) and (config.executor.name in ("local", "serial") or engine.device == "cpu")
-    _require(not cfg.plan or here, "plan=true is measured by this machine's own processes; give executor=local")
+    runs_locally = n_workers(config) and (config.executor.name in ("local", "serial") or engine.device == "cpu")
+    _require(not cfg.plan or runs_locally, "plan=true is measured by this machine's own processes; give executor=local")
     return config
 
 
@@ -263,7 +270,7 @@ def _cap(cfg: DictConfig, key: str, method: Method) -> int | None:
 
 def _check_keys(ours: dict, known: dict, path: str) -> None:
     """Refuse a key that the project's own configuration lacks: added by +key=…, it would do nothing."""
-    for key in ours if path not in _OPEN else ():
+    for key in ours if path not in _CHECKED_ELSEWHERE else ():
         _require(key in known, f"unknown key {path}{key}; the keys are {', '.join(map(str, known))}")
         if isinstance(ours[key], dict) and isinstance(known[key], dict):
             _check_keys(ours[key], known[key], f"{path}{key}.")

@@ -1,4 +1,4 @@
-"""Table 1 and two figures of results/reference in README.md: python -m experiments.reporting.readme, or make readme."""
+"""Table 1 of results/reference in README.md and docs/results.md: make readme."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.reporting.cli import run_main
-from experiments.reporting.predictors import label
+from experiments.reporting.predictors import PAPER_MEASURES, label
 from experiments.reporting.render import markdown_cell, markdown_lines, measures_of, notes, signed, summary, table_rows
 from experiments.reporting.table1 import build_table
 from leep.files import write_atomically
@@ -42,24 +42,47 @@ def section(runs: pd.DataFrame) -> str:
         lines.append([*label_and_source, *cells, str(row.first.n_tasks), row.notes, again])
     noted = "; ".join(f"{letter}: {deviation}" for deviation, letter in notes(table).items())
     absent = f" Not computed: rows {', '.join(missing)}." if missing else ""
-    pictures = [f"![{title}]({REFERENCE}/figures/{name}.png)" for name, title in FIGURES.items()]
+    pictures = [f"![{title}](../{REFERENCE}/figures/{name}.png)" for name, title in FIGURES.items()]
     return "\n\n".join(["\n".join(markdown_lines(lines)), f"Notes: {noted}.{absent}", *summary(table), *pictures])
 
 
+def short_section(runs: pd.DataFrame) -> str:
+    """The computed rows of Table 1 with seed 0: what was run, and each measure's correlation beside the paper's."""
+    table = build_table(runs)
+    lines = [["Row", "Method", "Source → target", "Tasks", *map(label, PAPER_MEASURES), "Count"]]
+    for row in table_rows(table):
+        if not row.is_computed:
+            continue
+        first = row.first
+        of_row = table[table.row == first.row].set_index("measure")
+        cells = [
+            f"{'undefined' if pd.isna(of_row.r[m]) else signed(of_row.r[m])} / {signed(of_row.paper_r[m])}"
+            for m in PAPER_MEASURES
+        ]
+        what = [str(first.row), first.algorithm, f"{row.source} → {first.target_data}"]
+        lines.append([*what, f"{first.properties} ({first.section})", *cells, str(first.n_tasks)])
+    return "\n".join(markdown_lines(lines))
+
+
 def updated(text: str, new: str) -> str:
-    """The README with the section between its markers made anew."""
+    """A page with the section between its markers made anew."""
     pattern = re.compile(re.escape(START) + ".*" + re.escape(END), re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"README.md must hold the lines {START.strip()} and {END}")
+        raise ValueError(f"the page must hold the lines {START.strip()} and {END}")
     return pattern.sub(lambda _: f"{START}\n{new}\n\n{END}", text)
 
 
+def pages(runs: pd.DataFrame) -> dict[Path, str]:
+    """The pages that hold a table, and the text that each should have."""
+    made = {ROOT / "README.md": short_section(runs), ROOT / "docs" / "results.md": section(runs)}
+    return {path: updated(path.read_text("utf-8"), new) for path, new in made.items()}
+
+
 def main() -> None:
-    """Write README.md."""
-    readme = ROOT / "README.md"
-    text = updated(readme.read_text("utf-8"), section(read_runs(ROOT / REFERENCE)))
-    write_atomically(readme, text.encode())
-    print(f"written: {readme.name}, between its markers")
+    """Write README.md and docs/results.md."""
+    for path, text in pages(read_runs(ROOT / REFERENCE)).items():
+        write_atomically(path, text.encode())
+        print(f"written: {path.relative_to(ROOT)}, between its markers")
 
 
 if __name__ == "__main__":

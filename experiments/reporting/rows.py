@@ -45,8 +45,8 @@ def rank(run: pd.DataFrame, sources: Sequence[str] = ()) -> tuple:
 def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
     """The run of this seed that stands for a row, with a column `accuracy`: what scores are correlated with.
 
-    Where there is none of the row's source model, one of another model trained on the same data stands in, and says so;
-    for CNAPs, which are meta-trained besides, of any model.
+    If the paper's source model was not run, a run of another model that was trained on the same data is used, and its
+    deviations name it. For CNAPs, which are meta-trained besides, any model is used.
     """
     if runs.empty:
         return runs

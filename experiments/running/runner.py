@@ -89,7 +89,7 @@ def _run_pair(pair: SourceTarget, failures: list[str]) -> None:
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
         score_tasks(pair, scores)
         for method in pair.methods:
-            _transfer(pair, method, failures)
+            _run_method(pair, method, failures)
 
 
 def _record_tasks(pair: SourceTarget, folder: Path) -> None:
@@ -109,7 +109,7 @@ def _provenance(config: RunConfig) -> dict:
     }
 
 
-def _transfer(pair: SourceTarget, method: Method, failures: list[str]) -> None:
+def _run_method(pair: SourceTarget, method: Method, failures: list[str]) -> None:
     """Transfer to every task that `transfers.csv` does not hold yet."""
     config, count, budget = pair.config, pair.config.n_tasks[method.name], pair.budget(method)
     folder = pair.method_folder(method)
@@ -119,7 +119,7 @@ def _transfer(pair: SourceTarget, method: Method, failures: list[str]) -> None:
     curves_file = Table(folder / "curves.csv", CURVES, ["task", "epoch"]) if budget.eval_every else nullcontext()
     with Table(folder / "transfers.csv", TRANSFERS, ["task"]) as table, curves_file as curves:
         missing = [i for i in range(count) if (str(i),) not in table.done]
-        with closing(transferred(pair, method, missing, folder / "checkpoints")) as ended:
+        with closing(run_tasks(pair, method, missing, folder / "checkpoints")) as ended:
             for index, result in ended:
                 if isinstance(result, Failed):
                     place = f"{pair.source.name} → {pair.target.name}, {method.name}, task {index}"
@@ -142,7 +142,7 @@ def _transfer(pair: SourceTarget, method: Method, failures: list[str]) -> None:
         _print_correlations(pair, method)
 
 
-def transferred(pair: SourceTarget, method: Method, tasks: list[int], checkpoints: Path) -> Iterator[tuple]:
+def run_tasks(pair: SourceTarget, method: Method, tasks: list[int], checkpoints: Path) -> Iterator[tuple]:
     """Transfer to tasks: in threads, in worker processes, or in this process, as the method asks.
 
     A long training keeps its state in `checkpoints`, from which a second attempt, or the next run with the same

@@ -56,7 +56,7 @@ def leep_score(source_probs: np.ndarray, target_labels: np.ndarray) -> float:
     >>> round(leep_score(source_probs, target_labels), 6)
     -0.47403
     """
-    probs, classes, codes, sums = _joint(source_probs, target_labels)
+    probs, classes, codes, sums = empirical_joint(source_probs, target_labels)
     if len(classes) == 1:
         return 0.0
     totals = sums.sum(axis=0)  # n · P̂(z)
@@ -69,7 +69,7 @@ def score_class_tasks(source_probs: np.ndarray, target_labels: np.ndarray, tasks
 
     `tasks` holds a 1-D integer array of distinct classes for each task. Every task shares the sums of Eq. 1.
     """
-    probs, classes, codes, sums = _joint(source_probs, target_labels)
+    probs, classes, codes, sums = empirical_joint(source_probs, target_labels)
     member = memberships(tasks, classes)
     groups = group_by_class(codes)
     totals = member @ sums  # (n_tasks, n_source_classes)
@@ -89,7 +89,7 @@ def score_class_tasks(source_probs: np.ndarray, target_labels: np.ndarray, tasks
     return np.where(member.sum(axis=1) == 1, 0.0, scores)
 
 
-def _joint(source_probs: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, ...]:
+def empirical_joint(source_probs: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, ...]:
     """Checked probabilities, the classes that occur, each example's position among them, and n · P̂(y, z) (Eq. 1)."""
     probs = np.ascontiguousarray(check_matrix("source_probs", "n_source_classes", source_probs))
     labels = check_labels("target_labels", target_labels)

@@ -26,6 +26,7 @@ class Preprocessing:
         scale = np.array([1 / (255 * s) for s in self.std], np.float32)
         shift = np.array([-m / s for m, s in zip(self.mean, self.std)], np.float32)
         out = np.empty((len(images), 3, self.size, self.size), np.float32)
+        # (n, 1, h, w) is broadcast to three channels: the grey channel, three times (Section 5.2)
         np.multiply(images.transpose(0, 3, 1, 2), scale[:, None, None], out=out)
         out += shift[:, None, None]
         return out

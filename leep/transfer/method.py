@@ -115,9 +115,9 @@ class Method(ABC):
         """
 
     def bind(self, pair: Pair) -> Method:
-        """The method with whatever it needs for a pair beside the source's weights.
+        """Load further files that the method needs for a pair, as CNAPs' adaptation networks.
 
-        It may raise `Missing` or `Invalid` where that is missing or does not fit: the method is left out.
+        Raises `Missing` or `Invalid` if there is no such file or it does not fit. The method is then left out.
         """
         return self
 

@@ -63,7 +63,7 @@ def train_network(
         Told how many images were trained on since it was last called, after every epoch and several times a second.
     checkpoint : Path, optional
         File that holds the state of an unfinished training: training goes on from it, and writes it anew whenever
-        `checkpoint_seconds` have passed. It is not removed at the end. One that is damaged is as none.
+        `checkpoint_seconds` have passed. It is not removed at the end. A damaged file is ignored.
 
     Returns
     -------
