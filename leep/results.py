@@ -45,8 +45,8 @@ def setting_hash(setting: Mapping) -> str:
 def open_folder(folder: Path, setting: Mapping, notes: Mapping, provenance: Mapping) -> None:
     """Create a run's folder, or check that the one that is there holds this very setting.
 
-    `setting` determines the rows. Beside it are kept `notes` of the last run (`deviations`, what differs from the paper, in old runs `stand_in`;
-    `n_tasks`, how many were asked for) and `provenance` of the first (versions, time).
+    `setting` determines the rows. Beside it are kept `notes` of the last run (`deviations` from the paper,
+    `stand_in` in old runs; `n_tasks`, how many were asked for) and `provenance` of the first (versions, time).
 
     Raises
     ------
