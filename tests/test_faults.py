@@ -412,7 +412,7 @@ def test_spaces_accents_and_a_tilde_without_utf8(
 @pytest.mark.parametrize("command", ["figures", "report"])
 def test_figures_and_report_without_utf8(whole, tmp_path, command, without_utf8):
     shutil.copytree(whole, tmp_path / "é")
-    command = [sys.executable, "-m", f"experiments.{command}", str(tmp_path / "é")]
+    command = [sys.executable, "-m", f"experiments.reporting.{command}", str(tmp_path / "é")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
 

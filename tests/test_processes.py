@@ -217,6 +217,7 @@ def test_an_interruption_waits_until_a_process_has_started(threads):
     taken, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     before = signal.set_wakeup_fd(wakeup.fileno())
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 
     def start():
         with without_interruptions():
@@ -228,6 +229,7 @@ def test_an_interruption_waits_until_a_process_has_started(threads):
         with pytest.raises(KeyboardInterrupt):
             start()
     finally:
+        signal.signal(signal.SIGINT, handler)
         signal.set_wakeup_fd(before)
         end.set()
         [s.close() for s in (taken, wakeup)]

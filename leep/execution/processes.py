@@ -226,15 +226,16 @@ def _serve(pipe: connection.Connection, make: Callable, args: tuple, threads: in
     except Exception as error:
         pipe.send(("cannot start", f"{type(error).__name__}: {error}"))
         return
-    while True:
-        item = pipe.recv()
-        try:
-            result = function(item, lambda amount: pipe.send(("progress", amount)))
-        except Exception as error:
-            kind = "final" if isinstance(error, FloatingPointError) else "failed"
-            pipe.send((kind, f"{type(error).__name__}: {error}"))
-            return
-        pipe.send(("done", result))
+    with suppress(EOFError, ConnectionError):  # the parent has ended
+        while True:
+            item = pipe.recv()
+            try:
+                result = function(item, lambda amount: pipe.send(("progress", amount)))
+            except Exception as error:
+                kind = "final" if isinstance(error, FloatingPointError) else "failed"
+                pipe.send((kind, f"{type(error).__name__}: {error}"))
+                return
+            pipe.send(("done", result))
 
 
 def _end_with_parent() -> None:
