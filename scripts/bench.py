@@ -138,45 +138,45 @@ def bench_first_calls() -> None:
         print(f"{measure} of {sizes[0]:,} × {sizes[1]:,} in a fresh process: {said}", flush=True)
 
 
-def bench_small_tasks(busy: bool, n_tasks: int = 200, n: int = 250, n_classes: int = 5) -> None:
-    """All three measures of small tasks (Section 5.2), and the operations of TLlib, alone or beside a busy process."""
-    other = subprocess.Popen([sys.executable, "-c", BUSY]) if busy else None
+def small_tasks(functions: dict[str, Callable], n_tasks: int, n_source: int, d: int) -> dict[str, float]:
+    """Milliseconds a task of each measure on small tasks (Section 5.2): 250 examples of 5 classes."""
+    times = dict.fromkeys(functions, 0.0)
+    for task in range(-1, n_tasks):  # the first one warms up
+        rng = np.random.default_rng(task + 1)
+        labels, features = rng.permutation(np.arange(250) % 5), rng.normal(size=(250, d)).astype(np.float32)
+        probs = rng.dirichlet(np.full(n_source, 0.3), 250).astype(np.float32)
+        values = {"leep": probs, "nce": probs.argmax(1), "h_score": features}
+        for measure, function in functions.items():
+            start = time.perf_counter()
+            function(values[measure], labels)
+            times[measure] += (time.perf_counter() - start) * (task >= 0)
+    return {measure: 1000 * took / n_tasks for measure, took in times.items()}
+
+
+def bench_small_tasks() -> None:
+    """All three measures of 200 small tasks, and TLlib's operations on 20, alone and beside a busy process."""
     ours = {"leep": leep_score, "nce": nce_score, "h_score": h_score}
     theirs = {"leep": usual_leep, "nce": usual_nce, "h_score": usual_h_score}
-    try:
-        for n_source, d in ((10, 64), (1_000, 512)):
-            times = {}
-            for label, functions in (("ours", ours), ("theirs", theirs)):
-                for t in range(-1, n_tasks):  # the first one warms up
-                    rng = np.random.default_rng(max(t, 0))
-                    labels, features = rng.permutation(np.arange(n) % n_classes), rng.normal(size=(n, d))
-                    probs = rng.dirichlet(np.full(n_source, 0.3), n).astype(np.float32)
-                    values = {"leep": probs, "nce": probs.argmax(1), "h_score": features.astype(np.float32)}
-                    for measure, function in functions.items():
-                        start = time.perf_counter()
-                        function(values[measure], labels)
-                        if t >= 0:
-                            key = label, measure
-                            times[key] = times.get(key, 0) + time.perf_counter() - start
-            sums = [sum(v for (label, _), v in times.items() if label == of) for of in ("ours", "theirs")]
-            each = ", ".join(f"{m} {times['ours', m]:.4f} s ({times['theirs', m]:.4f})" for m in ours)
+    for n_source, d in ((10, 64), (1_000, 512)):
+        for busy in (False, True):
+            other = subprocess.Popen([sys.executable, "-c", BUSY]) if busy else None
+            our_times, their_times = small_tasks(ours, 200, n_source, d), small_tasks(theirs, 20, n_source, d)
+            if other:
+                other.kill()
+                other.wait()
+            us, them = sum(our_times.values()), sum(their_times.values())
+            each = ", ".join(f"{m} {our_times[m]:.3f} ms ({their_times[m]:.3f})" for m in ours)
             print(
-                f"{n_tasks} tasks of {n} examples, {n_source:,} source classes, {d} features"
-                f"{', beside a busy process' * busy}: {sums[0]:.3f} s, TLlib's operations {sums[1]:.3f} s: "
-                f"{sums[1] / sums[0]:.1f} ×; {each}",
+                f"a small task, {n_source:,} source classes, {d} features{', beside a busy process' * busy}: "
+                f"{us:.2f} ms, by TLlib's operations {them:.2f} ms, {them / us:.1f} ×: {each}",
                 flush=True,
             )
-    finally:
-        if other:
-            other.kill()
-            other.wait()
 
 
 def bench_measures() -> None:
     """First calls; small tasks; LEEP on 50,000 × 1,000 with 100 target classes; all measures for 200 large tasks."""
     bench_first_calls()
-    for busy in (False, True):
-        bench_small_tasks(busy)
+    bench_small_tasks()
     rng = np.random.default_rng(0)
     probs = rng.random((50_000, 1_000), dtype=np.float32) ** 8
     probs /= probs.sum(1, keepdims=True)
