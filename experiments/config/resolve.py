@@ -25,6 +25,7 @@ from leep.transfer.method import Budget, Method, check_integer, check_number, cr
 _TARGETS = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "target").glob("*.yaml"))
 _BY_METHOD = ("max_tasks", "max_epochs", "max_examples")  # caps that a scale has
 _CHECKED_ELSEWHERE = (
+    "task.",
     "task_of.",
     "epochs_of.",
     "eval_every.",
