@@ -622,3 +622,13 @@ def test_h_score_of_no_more_examples_than_features_with_two_the_same():
     weights = np.bincount(y) / len(y)
     expected = np.trace(np.linalg.pinv(z.T @ z / len(z), rcond=1e-10) @ (means.T * weights) @ means)
     np.testing.assert_allclose(h_score(x, y), expected, rtol=1e-9)
+
+
+def test_rows_are_added_by_class_without_scipys_private_function_too(monkeypatch):
+    values, codes = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1])
+    for hidden in (False, True):
+        if hidden:
+            monkeypatch.setitem(sys.modules, "scipy.sparse._sparsetools", None)
+        sums = np.ones((2, 2))
+        add_rows_by_class(values, codes, sums)
+        assert sums.tolist() == [[4, 5], [7, 9]]

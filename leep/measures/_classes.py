@@ -39,10 +39,16 @@ def add_rows_by_class(values: np.ndarray, codes: np.ndarray, sums: np.ndarray) -
     Both matrices are float64 in C order. `np.add.at` does the same, fifty times as slowly. SciPy multiplies by the
     sparse matrix that has a one per example, which its public form would build, check and copy for every block.
     """
-    from scipy.sparse._sparsetools import csc_matvecs
-
     n = len(codes)
-    csc_matvecs(len(sums), n, values.shape[1], np.arange(n + 1), codes, np.ones(n), values.ravel(), sums.ravel())
+    matrix = np.arange(n + 1), codes, np.ones(n)
+    try:
+        from scipy.sparse._sparsetools import csc_matvecs
+    except ImportError:  # a later SciPy may move it
+        from scipy.sparse import csc_matrix
+
+        sums += csc_matrix(matrix[::-1], shape=(len(sums), n)) @ values
+        return
+    csc_matvecs(len(sums), n, values.shape[1], *matrix, values.ravel(), sums.ravel())
 
 
 @dataclass(frozen=True, eq=False)
