@@ -525,6 +525,15 @@ def test_argument_outside_the_vocabulary_is_rejected(monkeypatch):
         score_task("toy", {})
 
 
+def test_parameter_with_a_default_is_an_option(monkeypatch):
+    toy = ModuleType("leep.measures.toy")
+    toy.score = lambda features, target_labels, *, weight=2.0: weight
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setattr(measures, "MEASURES", ("toy",))
+    assert measure_arguments("toy") == ("features", "target_labels")
+    assert score_task("toy", {"features": FEATURES, "target_labels": LABELS}) == 2.0
+
+
 def test_importing_leep_imports_nothing_slow():
     code = "import sys, leep; print([m for m in ('numba', 'scipy', 'pandas', 'mxnet', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -44,7 +44,7 @@ def check_measure(name: str) -> None:
 
 
 def measure_arguments(name: str) -> tuple[str, ...]:
-    """Return the names of the arrays that a measure takes, from its signature.
+    """Return the names of the arrays that a measure takes, from its signature. Parameters with a default are options.
 
     Raises
     ------
@@ -131,7 +131,8 @@ def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequen
 
 @functools.cache  # as slow as the measure of a small task
 def _parameters(function: Callable) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
 
 
 def _module(name: str):

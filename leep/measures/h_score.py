@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import numpy as np
 
 from leep.measures._blas import factor_in_place, one_thread
-from leep.measures._check import check_finite, check_labels, check_matrix, check_same_length
+from leep.measures._check import check_finite, check_matrix
 from leep.measures._classes import Grouping, add_rows_by_class, encode, group_by_class, memberships
+from leep.measures._features import check_features, smaller_gram
 
 WELL_CONDITIONED = 1e-8  # reciprocal condition number from which on no eigenvalue can fall to the cut of the rank
 LEAST_VARIANCE = 1e-4  # share of a column's mean square that must be left after centring a sum of Gram matrices
 MAX_GRAM_ENTRIES = 105_000_000  # of Gram matrices held at once, 0.84 GB: 125 of 1,280 features
 STRIPE = 32  # rows of a Gram matrix that are kept together
 GRAM_BLOCK = 1 << 14  # entries of the Gram matrices that one thread adds up at a time
-LARGE_PRODUCT = 1 << 29  # multiplications of a matrix product from which on BLAS's threads pay
 
 
 def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
@@ -53,14 +52,14 @@ def h_score(features: np.ndarray, target_labels: np.ndarray) -> float:
     >>> round(h_score([[0.0], [2.0], [4.0], [6.0]], [0, 0, 1, 1]), 6)
     0.8
     """
-    features, labels = _check(features, target_labels)
+    features, labels = check_features(features, target_labels)
     classes, codes = encode(labels)
     x = _standardise(features)
     n, d = x.shape
     if len(classes) == 1 or d == 0:
         return 0.0
     counts = np.bincount(codes)
-    scatter = _scatter(x)
+    scatter = smaller_gram(x)
     with one_thread():
         if n > d:
             return _explained(scatter, _class_means(x, codes, counts), counts)
@@ -86,7 +85,7 @@ def feature_rank(features: np.ndarray) -> int:
     features = check_matrix("features", "n_features", features)
     check_finite("features", features)
     x = _standardise(features)
-    scatter = _scatter(x)
+    scatter = smaller_gram(x)
     with one_thread():
         return int(_kept(np.linalg.eigvalsh(scatter), *x.shape).sum())
 
@@ -98,7 +97,7 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
     classes, in about 1 GB. A task with no more examples than features, or with features that nearly depend on each
     other, is left to `h_score`.
     """
-    features, labels = _check(features, target_labels)
+    features, labels = check_features(features, target_labels)
     groups = group_by_class(labels)
     member = memberships(tasks, groups.classes)
     scores = np.full(len(member), np.nan)
@@ -109,14 +108,6 @@ def score_class_tasks(features: np.ndarray, target_labels: np.ndarray, tasks: Se
         rows = np.flatnonzero(np.isin(labels, groups.classes[member[t]]))
         scores[t] = h_score(features[rows], labels[rows])
     return scores
-
-
-def _check(features: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    features = check_matrix("features", "n_features", features)
-    labels = check_labels("target_labels", target_labels)
-    check_same_length(features=features, target_labels=labels)
-    check_finite("features", features)
-    return features, labels
 
 
 def _standardise(features: np.ndarray) -> np.ndarray:
@@ -134,13 +125,6 @@ def _standardise(features: np.ndarray) -> np.ndarray:
     x -= np.add.reduce(x) / len(x)
     x /= np.sqrt(np.einsum("ij,ij->j", x, x) / len(x))
     return x
-
-
-def _scatter(x: np.ndarray) -> np.ndarray:
-    """xᵀ x, `(d, d)`, or x xᵀ, `(n, n)`: the smaller one. Its bits do not depend on the number of threads."""
-    n, d = x.shape
-    with nullcontext() if n * d * min(n, d) > LARGE_PRODUCT else one_thread():
-        return x.T @ x if n > d else x @ x.T
 
 
 def _class_means(values: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
