@@ -116,11 +116,13 @@ def _defaults(transformers, name: str, config, where: dict) -> dict:
         out["shorter_side"] = int(short / values["crop_pct"]) if short < 384 else None
     elif values.get("do_center_crop") and crop.get("height"):
         out["size"], resized = crop["height"], short or size.get("height")
-        out["shorter_side"] = max(resized, out["size"]) if short else None
+        out["shorter_side"] = max(resized, out["size"])
     elif short:
         out["shorter_side"] = short
     by_number = {int(number): text for text, number in INTERPOLATIONS.items()}
     out["interpolation"] = by_number.get(values.get("resample"), "bilinear")
+    if values.get("do_flip_channel_order"):
+        out["channels"] = "BGR"
     normalised = values.get("do_normalize", True)
     mean, std = values.get("image_mean"), values.get("image_std")
     if mean and std:
