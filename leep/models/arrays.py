@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from leep import array_files
 from leep.errors import Invalid, Missing
 from leep.files import file_digest
 from leep.models.model import softmax
 from leep.models.settings import read_settings
 
 ALIASES = {
-    "features": ("features", "feats", "embeddings", "f"),
-    "probs": ("probs", "source_probs", "probabilities", "source_probabilities"),
+    "features": array_files.ALIASES["features"],
+    "probs": array_files.ALIASES["source_probs"],
     "logits": ("logits",),
-    "labels": ("labels", "target_labels", "label", "targets", "target", "class", "y"),
+    "labels": array_files.ALIASES["target_labels"],
     "class_names": ("class_names", "source_names", "names"),
 }
 

@@ -347,7 +347,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise Invalid("pixels of floating point, whose range is not known")
-    if image.has_transparency_data:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
