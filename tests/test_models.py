@@ -626,6 +626,15 @@ def test_timm_without_a_classifier(timm, torch, tmp_path):
     assert probs is None and model.n_classes is None
 
 
+def test_timm_efficientnet_lite_under_the_names_of_its_packages(timm, torch, tmp_path):
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    torch.save({f"_layer{k}": t for k, t in enumerate(network.state_dict().values())}, tmp_path / "lite.pth")
+    model = open_model(f"timm:tf_efficientnet_lite0={tmp_path}/lite.pth", **SMALL)
+    x = np.random.default_rng(7).standard_normal((1, 3, 64, 64)).astype("f4")
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(x)[1], network(torch.from_numpy(x)).softmax(1), atol=1e-5)
+
+
 def test_timm_errors(timm, torch, tmp_path):
     torch.save(build(torch).state_dict(), tmp_path / "r18.pth")
     reasons = {

