@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from leep import blocks as blocks_module
 from leep.data.dataset import DataSet
 from leep.execution.processes import WorkerError
 from leep.sources import forward
@@ -153,7 +154,7 @@ def test_all_blocks_done_need_no_network(tmp_path, data, blocks, monkeypatch):
         raise Interrupted
 
     with monkeypatch.context() as m:
-        m.setattr(forward, "file_digest", stop)
+        m.setattr(blocks_module, "file_digest", stop)
         interrupt(tmp_path / "a", data, 37)
     second = Unsteady()
     assert make(tmp_path / "a", data, second) == make(tmp_path / "b", data, Network())

@@ -6,30 +6,27 @@ Every task, measure and head re-training of every experiment on a data set reads
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from leep.blocks import cached_arrays, count_missing
 from leep.data.dataset import DataSet
 from leep.data.shared import load_shared, share
 from leep.engines import Predictor, create_engine
 from leep.execution.processes import Failed, ItemRunner, WorkerError, run_in_processes
-from leep.files import file_digest, write_atomically
-from leep.progress import advance, progress
+from leep.progress import advance
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, check_weights
 
 VERSION = 3  # of the pass: raise it when what it computes changes
 BLOCK_PIXELS = 2**21  # of a block of images, 2,048 of 32 pixels, which is kept when the pass is interrupted
-_LOG = "done.txt"  # a line a block that stands
-_ARRAYS = ("train_features", "train_probs", "test_features", "test_probs")
+_NAMES = ("features", "probs")  # of the arrays of a split
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,124 +124,28 @@ def forward_pass(
     WorkerError
         If a worker cannot start, or a block of images failed twice.
     """
-    folder = Path(cache) / key
-    with _lock(Path(cache) / f"{key}.lock"):
-        found = _read(folder)
-        if found is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            partial = _partial(folder)
-            _make(partial, predictor, prepare, data, batch or batch_size(prepare.size), workers, threads, map_items)
-            os.replace(partial, folder)
-            (folder / _LOG).unlink()
-            found = _read(folder)
-    if found is None:
-        raise OSError(
-            f"the forward pass in {folder} cannot be read back right after it was written; is the disk sound?"
-        )
-    return found
+    counts = {"train": len(data.train_images), "test": len(data.test_images)}
+    batch = batch or batch_size(prepare.size)
+
+    def compute(missing: list, bar: tqdm) -> Iterator[tuple]:
+        args = (predictor, prepare, data, batch)
+        with contextlib.closing(_run_blocks(Path(cache), args, missing, (workers, threads, map_items), bar)) as ended:
+            for block, outputs in ended:
+                yield block, dict(zip(_NAMES, outputs))
+
+    size = max(batch, BLOCK_PIXELS // prepare.size**2)
+    desc = f"forward pass over {data.name}"
+    arrays = cached_arrays(Path(cache) / key, counts, _NAMES, size, compute, desc)
+    return ForwardPass(**arrays)
 
 
 def images_to_pass(cache: Path, key: str, data: DataSet) -> int:
     """Images that `forward_pass` would still pass; reads the cache, and changes nothing in it."""
-    if _read(Path(cache) / key) is not None:
-        return 0
-    count = len(data.train_images) + len(data.test_images)
-    try:
-        return count - sum(stop - start for _, start, stop in _blocks(_partial(Path(cache) / key)))
-    except (OSError, ValueError):
-        return count
-
-
-def _partial(folder: Path) -> Path:
-    """Where a pass is made."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _read(folder: Path) -> ForwardPass | None:
-    """The pass in a folder, or None where it is absent, cut short or altered."""
-    try:
-        sums = json.loads((folder / "sha256.json").read_bytes())
-        if any(file_digest(folder / f"{name}.npy") != sums[name] for name in _ARRAYS):
-            return None
-        return ForwardPass(*(np.lib.format.open_memmap(folder / f"{name}.npy", "r") for name in _ARRAYS))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _make(partial: Path, predictor, prepare, data: DataSet, batch: int, workers, threads, map_items) -> None:
-    """Write all arrays block by block, in a folder whose log lists the blocks that stand."""
     counts = {"train": len(data.train_images), "test": len(data.test_images)}
-    size = max(batch, BLOCK_PIXELS // prepare.size**2)
-    blocks = [(s, i, min(i + size, n)) for s, n in counts.items() for i in range(0, n, size)]
-    arrays, done = _resume(partial)
-    missing = [b for b in blocks if b not in done]
-    n_done = sum(counts.values()) - sum(stop - start for _, start, stop in missing)
-    desc = f"forward pass over {data.name}"
-    with (
-        open(partial / _LOG, "a", encoding="ascii") as log,
-        progress(total=sum(counts.values()), initial=n_done, desc=desc, unit=" images", smoothing=0) as bar,
-        contextlib.closing(
-            _run_blocks(partial, (predictor, prepare, data, batch), missing, (workers, threads, map_items), bar)
-        ) as ended,
-    ):
-        for (split, start, stop), outputs in ended:
-            for name, values in zip(("features", "probs"), outputs):
-                file = partial / f"{split}_{name}.npy"
-                if file not in arrays:
-                    arrays[file] = np.lib.format.open_memmap(file, "w+", np.float32, (counts[split], values.shape[1]))
-                    _reserve(file)
-                arrays[file][start:stop] = values
-                arrays[file].flush()
-            log.write(f"{split} {start} {stop}\n")
-            log.flush()
-            os.fsync(log.fileno())
-    sums = {name: file_digest(partial / f"{name}.npy") for name in _ARRAYS}
-    write_atomically(partial / "sha256.json", lambda f: f.write(json.dumps(sums).encode()))
+    return count_missing(Path(cache) / key, counts, _NAMES)
 
 
-def _reserve(path: Path) -> None:
-    """Take the room of a file on the disk now, where it is an error: a page without room would kill the process."""
-    with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-
-
-def _resume(partial: Path) -> tuple[dict[Path, np.memmap], set[tuple[str, int, int]]]:
-    """The arrays of an interrupted pass, and its blocks; a folder that cannot be read is begun anew."""
-    try:
-        done = _blocks(partial)
-        arrays = {p: np.lib.format.open_memmap(p, "r+") for p in partial.glob("*.npy")}
-    except (OSError, ValueError):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        return {}, set()
-    for path in arrays:
-        _reserve(path)
-    lines = "".join(f"{split} {start} {stop}\n" for split, start, stop in sorted(done))
-    write_atomically(partial / _LOG, lambda f: f.write(lines.encode()))
-    return arrays, done
-
-
-def _blocks(partial: Path) -> set[tuple[str, int, int]]:
-    """The blocks of an interrupted pass; `OSError` or `ValueError` where it cannot be read."""
-    arrays = {p.name for p in partial.glob("*.npy")}
-    for name in arrays:
-        np.lib.format.open_memmap(partial / name, "r")  # refuses a file cut short, which r+ would fill up with zeros
-    *lines, _ = (partial / _LOG).read_text(encoding="ascii").split("\n")  # the last one may be torn
-    done = {(split, int(start), int(stop)) for split, start, stop in map(str.split, lines)}
-    if not arrays.issuperset(f"{s}_{name}.npy" for s, _, _ in done for name in ("features", "probs")):
-        raise ValueError(f"{partial} lacks arrays")
-    return done
-
-
-def _run_blocks(partial, args: tuple, blocks: list, how: tuple, bar) -> Iterator[tuple]:
+def _run_blocks(cache: Path, args: tuple, blocks: list, how: tuple, bar) -> Iterator[tuple]:
     """`block, (features, probs)` in the order in which they end."""
 
     def count(images: int) -> None:
@@ -254,14 +155,12 @@ def _run_blocks(partial, args: tuple, blocks: list, how: tuple, bar) -> Iterator
         bar.write(f"forward pass: images {block} failed and are tried once more: {reason}")
 
     workers, threads, map_items = how
-    if not blocks:
-        return
     if map_items is None and (len(blocks) <= 2 or workers == 1):
         function = _make_runner(*args)
         yield from ((block, function(block, count)) for block in blocks)
         return
     predictor, prepare, data, batch = args
-    light, shared = share(data, partial.parent / "images")
+    light, shared = share(data, cache / "images")
     runs = (map_items or run_in_processes)(
         _make_runner, (predictor, prepare, light, batch, shared), blocks, workers, threads, count, retry
     )

@@ -1,0 +1,106 @@
+"""`arrays:FILE.npz`: features and probabilities that were computed elsewhere."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from leep.errors import Invalid, Missing
+from leep.files import file_digest
+from leep.models.model import softmax
+from leep.models.settings import read_settings
+
+ALIASES = {
+    "features": ("features", "feats", "embeddings", "f"),
+    "probs": ("probs", "source_probs", "probabilities", "source_probabilities"),
+    "logits": ("logits",),
+    "labels": ("labels", "target_labels", "label", "targets", "target", "class", "y"),
+    "class_names": ("class_names", "source_names", "names"),
+}
+
+
+class StoredOutputs:
+    """Outputs of a model that need no pass: what `Model` says of a model, and the arrays.
+
+    Attributes
+    ----------
+    features : float32 `(n, d)`
+    probs : float32 `(n, k)` or None
+    labels : `(n,)` or None, integers or text
+    """
+
+    resize = size = parameters = weight_bytes = None
+    device = "cpu"
+
+    def __init__(self, name: str, features, probs, labels, class_names=None, sha256: str = "", notes: tuple = ()):
+        self.name, self.features, self.probs, self.labels = name, features, probs, labels
+        self.n_features = features.shape[1]
+        self.n_classes = None if probs is None else probs.shape[1]
+        self.no_probs = "it has no array of probabilities" if probs is None else ""
+        self.class_names, self.sha256, self.notes = class_names, sha256, notes
+
+
+def open_model(name: str, file: Path | None, *, device: str, download: bool, threads, options) -> StoredOutputs:
+    """The arrays of an archive, by their `ALIASES`; `features` must be there, the others may be.
+
+    Raises
+    ------
+    Missing, Invalid
+        If there is no such file, it is no archive, or its arrays do not fit each other.
+    """
+    path = Path(f"{name}={file}" if file else name).expanduser()
+    if not path.is_file():
+        raise Missing(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    arrays = _read(path)
+    if "features" not in arrays:
+        raise Invalid(f"{path}: has no array of features ({', '.join(ALIASES['features'])})")
+    features = _matrix(arrays["features"], "features", path)
+    probs = None
+    if "logits" in arrays and "probs" not in arrays:
+        probs = softmax(_matrix(arrays["logits"], "logits", path))
+    elif "probs" in arrays:
+        probs = _matrix(arrays["probs"], "probs", path)
+        off = np.abs(probs.sum(1) - 1).max(initial=0)
+        if probs.min(initial=0) < 0 or off > 1e-3:
+            raise Invalid(f"{path}: probs must be ≥ 0 and sum to 1 (off by {off:.3g}); call logits by that name")
+    labels = arrays.get("labels")
+    for what, array in (("probs", probs), ("labels", labels)):
+        if array is not None and len(array) != len(features):
+            raise Invalid(f"{path}: expected as many {what} as features, {len(features)}, got {len(array)}")
+    names = read_settings(path, options).get("class_names", arrays.get("class_names"))
+    if names is not None and (probs is None or len(names) != probs.shape[1]):
+        raise Invalid(f"{path}: {len(names)} names of classes for {0 if probs is None else probs.shape[1]} classes")
+    names = None if names is None else tuple(map(str, names))
+    return StoredOutputs(path.stem, features, probs, labels, names, file_digest(path))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    known = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise Invalid(f"{path}: holds one array, expected an .npz archive")
+            found: dict[str, np.ndarray] = {}
+            for member in archive.files:
+                if (name := known.get(member.lower())) in found:
+                    raise Invalid(f"{path}: two of its arrays are {name}: {', '.join(archive.files)}")
+                if name:
+                    found[name] = archive[member]
+    except Invalid:
+        raise
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        reason = "it holds Python objects; save numbers or text" if "Object arrays" in str(error) else error
+        raise Invalid(f"{path}: not an .npz archive, or damaged: {reason}") from error
+    return found
+
+
+def _matrix(array: np.ndarray, what: str, path: Path) -> np.ndarray:
+    if array.ndim != 2 or array.dtype.kind not in "fiu" or 0 in array.shape:
+        raise Invalid(f"{path}: {what} must be numbers (n, columns), got {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise Invalid(
+            f"{path}: {what} are NaN or infinite in {(~np.isfinite(array).all(1)).sum()} of {len(array)} rows"
+        )
+    return array.astype(np.float32, copy=False)
