@@ -228,7 +228,7 @@ def _answer(args, places, whole, images, candidates, outputs, damaged, begin) ->
     _say("heads and measures …")
     answer = make_answer(images, candidates, outputs, measures=args.measures, verify=args.verify, seed=args.seed)
     answer.about |= {
-        "command": shlex.join(["leep", *args.argv]),
+        "command": _again(args.argv),
         "folder": str(args.folder),
         "device": args.device,
         "n_images_found": len(whole),
@@ -238,6 +238,18 @@ def _answer(args, places, whole, images, candidates, outputs, damaged, begin) ->
     write_answer(answer, places)
     print(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False) if args.json else answer.text())
     _say(f"\n{places.page}")
+
+
+def _again(argv: list[str]) -> str:
+    """The command line without `--output`, for what it names is there now."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and not word.startswith("--output="):
+            skip = word == "--output"
+            kept += [] if skip else [word]
+        else:
+            skip = False
+    return shlex.join(["leep", *kept])
 
 
 def _say(text: str) -> None:

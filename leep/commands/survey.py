@@ -27,7 +27,6 @@ from leep.models.images import read_image
 PEEK_SECONDS = 1.5  # for a look at the files; decoding finds whatever is left
 TRIED = 10  # images of the batch on which each model is tried
 HASHED = 1 << 30  # bytes of images that are hashed before the work, to see which passes are in the cache
-HELD = 2 << 30  # bytes of weights that stay in memory between the trial and the pass
 HEAD_SECONDS = 6e-8  # of the heads, for an image, a feature and a class
 
 
@@ -157,9 +156,19 @@ def try_models(
         except Exception as error:  # whatever a model's library raises must not cost the others
             candidate.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         say(f"  {spec:<{width}}  {_describe(candidate, folder)}")
-        for note in candidate.model.notes if candidate.model else ():
-            say(f"  {'':<{width}}  note: {note}")
+    for note, names in _notes(candidates).items():
+        say(f"note on {names[0] if len(names) == 1 else f'{len(names)} models'}: {note}")
     return candidates
+
+
+def _notes(candidates: Iterable[Candidate]) -> dict[str, list[str]]:
+    """The models that each note is about; notes that differ by the name of the model's file alone are one."""
+    notes: dict[str, list[str]] = {}
+    for candidate in candidates:
+        for note in candidate.model.notes if candidate.model else ():
+            stem = Path(candidate.spec.rpartition(":")[2]).stem
+            notes.setdefault(note.replace(f"{stem}.json", "MODEL.json"), []).append(candidate.spec)
+    return notes
 
 
 def _try(model: Model, folder: ImageFolder) -> float:

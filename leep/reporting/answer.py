@@ -270,8 +270,8 @@ def _warn_of_sources(images: FolderImages, models: Mapping[str, object]) -> list
         if len(ours) >= 2 and 2 * len(ours & theirs) >= len(ours):
             warnings.setdefault(len(ours & theirs), []).append(name)
     return [
-        f"{', '.join(names)}: {'its' if len(names) == 1 else 'their'} own classes hold {n} of your {len(ours)} by name; "
-        "if trained on these same images, the accuracy is too high."
+        f"{', '.join(names)}: {n} of your {len(ours)} classes are, by name, classes of the model itself; if it was "
+        "trained on these same images, its accuracy is too high."
         for n, names in warnings.items()
     ]
 
