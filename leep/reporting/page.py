@@ -216,12 +216,11 @@ def _curve(answer: Answer, ranked: Sequence[Mapping]) -> Markup | str:
 
 def _speed(ranked: Sequence[Mapping], value: str) -> Markup | str:
     """Accuracy, or LEEP, against the time of a pass."""
-    series = [
-        Series(
-            row["model"], str(k + 1), COLOURS[k], [(1000 / row["images_per_second"], row[value], *_ends(row, value))]
-        )
-        for k, row in enumerate(ranked[:SHOWN_MODELS])
-        if pd.notna(row["images_per_second"]) and pd.notna(row[value])
-    ]
+    series = []
+    for k, row in enumerate(ranked[:SHOWN_MODELS]):
+        if pd.notna(row["images_per_second"]) and pd.notna(row[value]):
+            low, high = (None if pd.isna(row[f"{value}_{end}"]) else row[f"{value}_{end}"] for end in ("low", "high"))
+            points = [(1000 / row["images_per_second"], row[value], low, high)]
+            series.append(Series(row["model"], str(k + 1), COLOURS[k], points))
     label = "accuracy, %" if value == "accuracy" else "LEEP"
     return Markup(chart(series, "milliseconds an image, here", label, value == "accuracy")) if series else ""
