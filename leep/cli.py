@@ -1,4 +1,4 @@
-"""The command `leep`: `leep score` computes the measures from arrays in files."""
+"""The command `leep`: `leep score` computes the measures from arrays in files; the others are in `leep.commands`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from leep import __version__
 from leep.array_files import ALIASES, TABLES, load_archive, load_array
+from leep.commands import models, rank
 from leep.errors import LeepError
 from leep.measures import MEASURES, check_measure, measure_arguments, score_task
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack − and ≤
     args = _parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         args.run(args)
         sys.stdout.flush()
@@ -49,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LeepError as error:
         print(f"leep {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nleep {args.command}: {getattr(args, 'stopped', 'stopped')}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -56,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="leep", description="How well will a pre-trained classifier transfer to a data set?")
     parser.add_argument("--version", action="version", version=f"leep {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    rank.add_parser(commands)
+    models.add_parser(commands)
     _add_score(commands)
     return parser
 

@@ -73,6 +73,13 @@ class Grouping:
     def counts(self) -> np.ndarray:
         return np.diff(self.starts)
 
+    @property
+    def codes(self) -> np.ndarray:
+        """The label of each row as 0 … n_classes − 1, int64 `(n,)`."""
+        codes = np.empty_like(self.order)
+        codes[self.order] = np.repeat(np.arange(len(self.classes)), self.counts)
+        return codes
+
     def rows(self, k: int) -> np.ndarray:
         return self.order[self.starts[k] : self.starts[k + 1]]
 

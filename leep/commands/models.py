@@ -1,0 +1,50 @@
+"""`leep models`: which models are known, which can run here, what each of the others needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the parser of `leep models`."""
+    parser = commands.add_parser(
+        "models",
+        help="which models can be ranked here, and what the others need",
+        description="List the models that leep rank knows: those that can run here now, and what the others need.",
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only names that hold all of these words")
+    parser.add_argument("--all", action="store_true", help="also each model that cannot run here")
+    parser.add_argument("--search", nargs="+", metavar="DIR", default=[], help="folders with .onnx files")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from leep.models import known_models
+
+    found = [info for info in known_models(args.search) if all(w.lower() in info.spec.lower() for w in args.words)]
+    if args.json:
+        print(json.dumps([asdict(info) for info in found], indent=2, ensure_ascii=False))
+        return
+    here = [info.spec for info in found if info.available]
+    others = [info for info in found if not info.available]
+    print(f"{len(here)} can run here now" + (":" if here else "."))
+    for spec in here:
+        print(f"  {spec}")
+    if not others:
+        return
+    print(f"\n{len(others)} need something:")
+    if args.all or args.words or len(others) <= 12:
+        width = max(len(info.spec) for info in others)
+        for info in others:
+            print(f"  {info.spec:<{width}}  {info.needs}")
+        return
+    for kind in dict.fromkeys(info.spec.partition(":")[0] for info in others):
+        of_kind = [info for info in others if info.spec.startswith(f"{kind}:")]
+        names = ", ".join(info.spec.partition(":")[2] for info in of_kind[:3])
+        more = f", … {len(of_kind):,} in all" if len(of_kind) > 3 else ""
+        needs = of_kind[0].needs if len(of_kind) == 1 else f"--download, or {kind}:NAME=FILE"
+        print(f"  {kind}: {names}{more}: {needs}")
+    print("\nleep models WORD … shows names that hold the word; leep models --all shows all.")

@@ -1,0 +1,257 @@
+"""`leep rank`: which of these models to fine-tune on a folder of labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leep.errors import Invalid, LeepError
+from leep.measures import check_measure
+
+if TYPE_CHECKING:
+    from leep.commands.survey import Candidate
+    from leep.models import FolderImages, ImageFolder, Outputs
+
+STOPPED = "stopped; what was computed is kept, and the same command goes on from there"
+EPILOG = """\
+FOLDER holds a sub-folder of image files for each class. A model is one of
+
+  onnx:FILE.onnx            a classifier as an ONNX graph
+  torchvision:NAME[=FILE]   such as torchvision:resnet18
+  timm:NAME[=FILE]          such as timm:convnext_tiny.fb_in1k
+  hf:NAME                   an image classifier of transformers
+  gluon:NAME[=FILE]         a model of GluonCV, where MXNet is installed
+  python:MODULE:FUNCTION    what your own code makes
+  arrays:FILE.npz           features and probabilities computed elsewhere; arrays:outputs/*.npz for several
+
+  leep rank my/images
+  leep rank my/images --models torchvision:resnet18 onnx:model.onnx --output report
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the parser of `leep rank`."""
+    parser = commands.add_parser(
+        "rank",
+        help="which of several models to fine-tune on a folder of labelled images",
+        description="Rank models by the cross-validated accuracy of a linear head on their features of your images, "
+        "beside LEEP, NCE and H score, and write ranking.csv, ranking.json and index.html.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a sub-folder of image files for each class")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="SPEC",
+        help="default: every model that can run here without a download; leep models lists them",
+    )
+    parser.add_argument(
+        "--search", nargs="+", metavar="DIR", default=[], help="without --models: also the .onnx files of these folders"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="a new folder, or a new .html file; default: a folder named by the date"
+    )
+    parser.add_argument(
+        "--verify",
+        default="probe",
+        metavar="HOW",
+        help="probe: cross-validated heads decide (default); none: ranked by LEEP alone",
+    )
+    parser.add_argument("--measures", nargs="+", metavar="NAME", default=["leep", "nce", "h_score"])
+    parser.add_argument("--max-images", type=int, metavar="N", help="a random part of the images, by class")
+    parser.add_argument("--budget", metavar="TIME", help="such as 90s, 10m, 2h: the slowest models are left out")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
+    parser.add_argument("--download", action="store_true", help="let torchvision, timm and transformers fetch weights")
+    parser.add_argument("--on-damaged", choices=("error", "skip"), default="error", help="damaged image files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", metavar="DIR", help="where passes are kept; default: ~/.cache/leep")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.set_defaults(run=_run, stopped=STOPPED)
+
+
+def _run(args: argparse.Namespace) -> None:
+    begin = time.monotonic()
+    _check(args)
+    from leep.commands import survey
+    from leep.models import default_cache, find_images
+    from leep.reporting.answer import Places
+
+    places = Places.choose(args.output)
+    folder = find_images(args.folder)
+    _say(survey.describe_images(folder))
+    for note in folder.notes:
+        _say(f"note: {note}")
+    damaged, looked = survey.look_for_damage(folder)
+    if damaged:
+        shown = "; ".join(f"{name} ({why})" for name, why in list(damaged.items())[:20])
+        more = f"; and {len(damaged) - 20} more" if len(damaged) > 20 else ""
+        text = f"{len(damaged)} damaged of {looked:,} files looked at: {shown}{more}"
+        if args.on_damaged == "error":
+            raise Invalid(f"{text}; mend them, or leave them out by --on-damaged skip")
+        _say(text)
+        folder = folder.take([row for row, name in enumerate(folder.files) if name not in damaged])
+    whole, folder = folder, survey.take_at_most(folder, args.max_images, args.seed)
+    if len(folder) < len(whole):
+        _say(f"--max-images: {len(folder):,} of them are used")
+    cache = Path(args.cache).expanduser() if args.cache else default_cache()
+    candidates = _try_candidates(args, folder, cache)
+    survey.keep_within(candidates, folder, read_budget(args.budget))
+    _announce(candidates, folder)
+    if not any(c.model for c in candidates):
+        raise Invalid("no model can run; leep models says what each needs")
+    if args.dry_run:
+        _say("--dry-run: nothing was computed")
+        return
+    images = _decode(args, folder, candidates, cache)
+    outputs = _pass(candidates, images, cache)
+    _answer(args, places, whole, images, candidates, outputs, {**damaged, **images.damaged}, begin)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """All that can be seen without a look at images or models."""
+    if args.verify.startswith("fine_tune"):
+        raise Invalid(
+            f"--verify {args.verify} is not available: leep rank does not fine-tune models yet; "
+            "use probe, whose heads are trained on the features of the model as it is"
+        )
+    if args.verify not in ("probe", "none"):
+        raise Invalid(f"--verify must be probe or none, got {args.verify!r}")
+    args.measures = list(dict.fromkeys(name for text in args.measures for name in text.split(",") if name))
+    for name in args.measures:
+        try:
+            check_measure(name)
+        except (ValueError, TypeError) as error:
+            raise Invalid(f"--measures: {error}") from error
+    if args.verify == "none" and "leep" not in args.measures:
+        raise Invalid("--measures must hold leep, which ranks with --verify none")
+    if args.models is not None and args.search:
+        raise Invalid("--search finds models where no --models are given; give one of the two")
+    if args.max_images is not None and args.max_images < 1:
+        raise Invalid(f"--max-images must be a positive number, got {args.max_images}")
+    if args.seed < 0:
+        raise Invalid(f"--seed must be at least 0, got {args.seed}")
+    read_budget(args.budget)
+
+
+def read_budget(text: str | None) -> float | None:
+    """Seconds of `--budget`, or None."""
+    from leep.commands.survey import read_duration
+
+    try:
+        return None if text is None else read_duration(text)
+    except ValueError:
+        raise Invalid(f"--budget must be a time such as 90s, 10m or 2h, got {text!r}") from None
+
+
+def _try_candidates(args: argparse.Namespace, folder: ImageFolder, cache: Path) -> list[Candidate]:
+    from leep.commands import survey
+    from leep.models import expand_specs, known_models
+
+    missing: list[Candidate] = []
+    if args.models is None:
+        known = known_models(args.search)
+        specs = [info.spec for info in known if info.available]
+        others = {info.spec: info.needs for info in known if not info.available}
+        if others:
+            _say(f"{len(others):,} models that are known need a download or a package; leep models lists them")
+        if not specs:
+            raise Invalid("no model can run here without a download; give --models, --search DIR or --download")
+    else:
+        specs = []
+        for spec in dict.fromkeys(args.models):
+            try:
+                specs += expand_specs([spec])
+            except LeepError as error:
+                missing.append(survey.Candidate(spec, spec, reason=str(error).removeprefix(f"{spec}: ")))
+    _say(f"{len(specs)} model{'s' if len(specs) != 1 else ''}, each tried on one batch:")
+    options = {"device": args.device, "download": args.download}
+    found = survey.try_models(list(dict.fromkeys(specs)), folder, cache, _say, **options) if specs else []
+    for candidate in missing:
+        _say(f"  {candidate.spec}  cannot run: {candidate.reason}")
+    return found + missing
+
+
+def _announce(candidates: list[Candidate], folder: ImageFolder) -> None:
+    """What will be done, the time and memory it takes."""
+    from leep.commands.survey import duration
+
+    able = [c for c in candidates if c.model]
+    for candidate in candidates:
+        if candidate.reason.startswith("not tried"):
+            _say(f"  {candidate.spec}  {candidate.reason}")
+    seconds = sum(c.seconds(folder) for c in able)
+    memory = 0.4e9 + max((c.n_bytes(folder) for c in able), default=0) + sum(c.model.weight_bytes or 0 for c in able)
+    lost = len(candidates) - len(able)
+    left_out = f", {lost} cannot run or {'is' if lost == 1 else 'are'} left out" if lost else ""
+    _say(f"{len(able)} to rank{left_out}; about {duration(seconds)}, {memory / 1e9:.1f} GB of memory")
+
+
+def _decode(args: argparse.Namespace, folder: ImageFolder, candidates: list[Candidate], cache: Path) -> FolderImages:
+    from leep.models import read_images
+
+    resizes = {c.model.resize for c in candidates if c.model and c.model.resize}
+    try:
+        return read_images(folder, resizes, cache=cache, skip_damaged=args.on_damaged == "skip")
+    except Invalid as error:
+        raise Invalid(f"{error}; mend them, or leave them out by --on-damaged skip") from error
+
+
+def _pass(candidates: list[Candidate], images: FolderImages, cache: Path) -> dict[str, Outputs]:
+    """The outputs of each model by its name; a model that fails costs only its own row."""
+    from leep.models import model_outputs
+
+    outputs = {}
+    for candidate in candidates:
+        if candidate.model is None:
+            continue
+        try:
+            outputs[candidate.name] = model_outputs(candidate.model, images, cache=cache)
+        except Exception as error:  # whatever a model's library raises must not cost the others
+            kind = "" if isinstance(error, LeepError) else f"{type(error).__name__}: "
+            candidate.fail(f"{kind}{' '.join(str(error).split())[:300]}".removeprefix(f"{candidate.name}: "))
+            _say(f"{candidate.name}: {candidate.reason}; the others go on")
+    if not outputs:
+        raise Invalid("no model is left: each failed, as said above")
+    return outputs
+
+
+def _answer(args, places, whole, images, candidates, outputs, damaged, begin) -> None:
+    from leep.reporting.answer import make_answer, write_answer
+
+    _say("heads and measures …")
+    answer = make_answer(images, candidates, outputs, measures=args.measures, verify=args.verify, seed=args.seed)
+    answer.about |= {
+        "command": _again(args.argv),
+        "folder": str(args.folder),
+        "device": args.device,
+        "n_images_found": len(whole),
+        "damaged": damaged,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    write_answer(answer, places)
+    print(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False) if args.json else answer.text())
+    _say(f"\n{places.page}")
+
+
+def _again(argv: list[str]) -> str:
+    """The command line without `--output`, for what it names is there now."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and not word.startswith("--output="):
+            skip = word == "--output"
+            kept += [] if skip else [word]
+        else:
+            skip = False
+    return shlex.join(["leep", *kept])
+
+
+def _say(text: str) -> None:
+    """A line on the error stream, because standard output is the answer's."""
+    print(text, file=sys.stderr, flush=True)
