@@ -37,6 +37,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help says more\n")
 
 
+PAPER_MEASURES = ("h_score", "leep", "nce")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, such as `["score", "outputs.npz"]`; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -106,8 +109,8 @@ these names:
         "--measures",
         nargs="+",
         metavar="NAME",
-        help=f"some of {', '.join(MEASURES)}, or module:function of your own; default: all of the package whose arrays "
-        "are given",
+        help=f"some of {', '.join(MEASURES)}, or module:function of your own, or all; "
+        "default: leep, nce and h_score, where their arrays are given",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with all digits, instead of a table")
     parser.set_defaults(run=_run_score)
@@ -125,6 +128,9 @@ def _run_score(args: argparse.Namespace) -> None:
         try:
             scores[name] = score_task(name, arrays)
         except ValueError as error:
+            if wanted == ["all"]:
+                left_out.append(f"{name} is not computed: {error}")
+                continue
             files = ", ".join(dict.fromkeys(origins[a] for a in measure_arguments(name) if a in origins))
             raise UsageError(f"{error} ({files})") from error
     result = {"scores": scores, **_sizes(arrays), "notes": notes + _remarks(scores, arrays) + left_out}
@@ -171,9 +177,9 @@ def _check_lengths(arrays: Mapping[str, np.ndarray], origins: Mapping[str, str])
 
 
 def _check_measures(given: Sequence[str] | None) -> list[str]:
-    """The names that were given, one by one or divided by commas; none stands for all that can be computed."""
+    """The names that were given, one by one or divided by commas; none stands for the paper's, "all" for every one."""
     names = list(dict.fromkeys(name for text in given or () for name in text.split(",") if name))
-    for name in names:
+    for name in names if names != ["all"] else ():
         try:
             check_measure(name)
         except (ValueError, TypeError) as error:  # the latter of what is no function
@@ -184,12 +190,12 @@ def _check_measures(given: Sequence[str] | None) -> list[str]:
 
 def _choose_measures(wanted: Sequence[str], arrays: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
     """The measures to compute, and a line for each that was not asked for and lacks an array."""
-    names = wanted or MEASURES
+    names = MEASURES if wanted == ["all"] else wanted or PAPER_MEASURES
     options = OPTIONS | {"source_labels": "--source-labels or --probs"}
     lacks = {name: [options[a] for a in measure_arguments(name) if a not in arrays] for name in names}
     chosen = [name for name, missing in lacks.items() if not missing]
     said = [f"{name} needs {' and '.join(missing)}" for name, missing in lacks.items() if missing]
-    if said and (wanted or not chosen):
+    if said and (wanted not in ([], ["all"]) or not chosen):
         raise UsageError(f"{'; '.join(said)}; got {', '.join(OPTIONS[name] for name in arrays)}")
     return chosen, [f"not computed: {line}" for line in said]
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +100,13 @@ def usual_h_score(features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.trace(inverse @ np.cov(means, rowvar=False)))
 
 
-# A loop that ends with the benchmark, however that ends.
-BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+def keep_busy() -> None:
+    """Keep a core busy until the benchmark ends, however that ends."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        pass
+
+
 FIRST_CALL = """
 import sys, time
 import numpy as np
@@ -159,11 +165,13 @@ def bench_small_tasks() -> None:
     theirs = {"leep": usual_leep, "nce": usual_nce, "h_score": usual_h_score}
     for n_source, d in ((10, 64), (1_000, 512)):
         for busy in (False, True):
-            other = subprocess.Popen([sys.executable, "-c", BUSY]) if busy else None
+            other = get_context("spawn").Process(target=keep_busy, daemon=True) if busy else None
+            if other:
+                other.start()
             our_times, their_times = small_tasks(ours, 200, n_source, d), small_tasks(theirs, 20, n_source, d)
             if other:
                 other.kill()
-                other.wait()
+                other.join()
             us, them = sum(our_times.values()), sum(their_times.values())
             each = ", ".join(f"{m} {our_times[m]:.3f} ms ({their_times[m]:.3f})" for m in ours)
             print(

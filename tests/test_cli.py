@@ -134,7 +134,7 @@ def test_a_new_measure_appears_by_itself(score, tmp_path, monkeypatch):
     monkeypatch.setattr(measures, "__path__", [*measures.__path__, str(tmp_path)])
     monkeypatch.setattr(measures, "MEASURES", ("mean_feature",))
     monkeypatch.setattr("leep.cli.MEASURES", ("mean_feature",))
-    assert score("outputs.npz")["scores"] == {"mean_feature": pytest.approx(FEATURES.mean())}
+    assert score("outputs.npz", "--measures", "all")["scores"] == {"mean_feature": pytest.approx(FEATURES.mean())}
 
 
 def test_a_measure_of_ones_own(score, tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ BOTH = ("--probs", "probs.npy", "--labels", "labels.npy")
     ("argv", "said"),
     [
         ((), ["COMMAND", "leep --help"]),
-        (("rank",), ["rank", "score"]),
+        (("ranks",), ["ranks", "score"]),
         (("score", "--prob"), ["--prob", "leep score --help"]),
         (("score", *BOTH, "--measures", "lep"), ["leep", "nce", "h_score", "got 'lep'"]),
         (("score", *BOTH, "--measures", "no_module:f"), ["no_module:f", "module:name"]),
@@ -407,3 +407,11 @@ def test_a_reader_that_stops_reading():
     done = leep("score", "outputs.npz", stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_all_measures_are_computed_where_they_are_defined(score):
+    result = score("outputs.npz", "--measures", "all")
+    for name, expected in SCORES.items():
+        assert round(result["scores"][name], 3) == expected
+    notes = [note.split()[0] for note in result["notes"] if "is not computed" in note]
+    assert {*result["scores"], *notes} == {*measures.MEASURES}

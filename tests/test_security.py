@@ -28,6 +28,7 @@ DANGEROUS = {
 ARGUED = {
     ("leep/execution/dask.py", "pickle.loads"),  # what the parent sent over Dask's own connection, itself of pickles
     ("leep/execution/gpu.py", "subprocess.run"),  # nvidia-smi with constant arguments
+    ("scripts/bench.py", "subprocess.run"),  # its own constant text, in a fresh process
 }
 
 
@@ -41,11 +42,13 @@ def calls(path):
 def test_nothing_executes_or_unpickles_what_it_reads(path):
     for name, node in calls(path):
         argued = (str(path.relative_to(ROOT)), name) in ARGUED
+        argued |= name == "torch.load" and ast.unparse(node).endswith(", weights_only=True)")
         assert name not in DANGEROUS or argued, f"{path.name}:{node.lineno}: {name}"
         assert not name.endswith((".extractall", ".extract")), f"{path.name}:{node.lineno}: {name}"
         keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
         assert keywords.get("allow_pickle", "False") == "False" and keywords.get("shell", "False") == "False"
-        assert keywords.get("verify", "True") == "True"
+        if re.search(r"^\s*(import|from) (requests|urllib|pooch)", path.read_text("utf-8"), re.MULTILINE):
+            assert keywords.get("verify", "True") == "True"  # of TLS
     if "pickle.Unpickler" in path.read_text("utf-8"):
         assert path == ROOT / "leep" / "unpickle.py"  # a subclass that restricts it
 

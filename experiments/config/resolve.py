@@ -68,6 +68,7 @@ def _check_present(cfg: DictConfig) -> None:
     _require(not missing, f"{missing} must be given, e.g. {missing}=…")
     for group, example in (("source", "cifar10_resnet20"), ("target", "cifar100"), ("method", "retrain_head")):
         _require(group in cfg and len(cfg[group]) > 0, f"{group} must name at least one, e.g. '{group}=[{example}]'")
+    _choice("executor", cfg.executor.get("name"), EXECUTORS)
 
 
 def _values(cfg: DictConfig) -> RunConfig:
@@ -137,7 +138,6 @@ def _engine(engine: DictConfig) -> Engine:
 
 
 def _executor(executor: DictConfig, engine: Engine) -> Executor:
-    _choice("executor", executor.get("name"), EXECUTORS)
     if executor.workers is not None:
         check_integer("executor.workers", executor.workers, 1, "null or an integer")
     address = executor.get("address")
