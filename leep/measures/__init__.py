@@ -1,7 +1,8 @@
 """Measures of transferability, a file each. The file's name is the measure's name in a configuration.
 
 A measure is a file whose `score` takes some of the arrays `source_probs`, `source_labels`, `features`, `target_labels`
-and returns a float. It may have a `score_class_tasks` that takes the same arrays and `tasks`, for many tasks at once.
+and returns a float. Its options have defaults. It may have a `score_class_tasks` that takes the same arrays and
+`tasks`, for many tasks at once.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def check_measure(name: str) -> None:
 
 
 def measure_arguments(name: str) -> tuple[str, ...]:
-    """Return the names of the arrays that a measure takes, from its signature.
+    """Return the names of the arrays that a measure takes: the parameters of its signature that have no default.
 
     Raises
     ------
@@ -131,7 +132,8 @@ def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequen
 
 @functools.cache  # as slow as the measure of a small task
 def _parameters(function: Callable) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
 
 
 def _module(name: str):
