@@ -1,7 +1,8 @@
 """Measures of transferability, a file each. The file's name is the measure's name in a configuration.
 
 A measure is a file whose `score` takes some of the arrays `source_probs`, `source_labels`, `features`, `target_labels`
-and returns a float. It may have a `score_class_tasks` that takes the same arrays and `tasks`, for many tasks at once.
+and returns a float. Its options have defaults. It may have a `score_class_tasks` that takes the same arrays and
+`tasks`, for many tasks at once.
 """
 
 from __future__ import annotations
