@@ -9,7 +9,9 @@ from html import escape
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#1a1a1a", "#8a5a44")
 WIDTH, HEIGHT = 380, 270  # of the drawing; on a telephone a unit is a pixel
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 46, 26, 12, 44
+APART = 3  # of the intervals of two series at the same x
+LINE = 12  # height of a mark
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ def chart(series: Sequence[Series], x_label: str, y_label: str, percent: bool) -
     for tick in log_ticks(x_low, x_high):
         parts.append(f'<path class="grid" d="M{x_of(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x_of(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:,g}</text>')
-    for s in series:
-        parts += _draw(s, x_of, y_of)
+    lasts = [(y_of(s.points[-1][1]), x_of(s.points[-1][0])) for s in series]
+    for k, (s, height) in enumerate(zip(series, _spread(lasts))):
+        parts += _draw(s, x_of, y_of, APART * (k - (len(series) - 1) / 2), height)
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
     height = (TOP + HEIGHT - BOTTOM) / 2
@@ -62,18 +65,34 @@ def chart(series: Sequence[Series], x_label: str, y_label: str, percent: bool) -
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _draw(series: Series, x_of, y_of) -> Iterator[str]:
+def _draw(series: Series, x_of, y_of, shift: float, height: float) -> Iterator[str]:
+    """Line, intervals, points, and the mark at `height`; `shift` keeps the intervals of two series apart."""
     colour = series.colour
     yield f'<g stroke="{colour}" fill="{colour}"><title>{escape(series.label)}</title>'
     if len(series.points) > 1:
-        line = "L".join(f"{x_of(p[0]):.1f} {y_of(p[1]):.1f}" for p in series.points)
+        line = "L".join(f"{x_of(p[0]) + shift:.1f} {y_of(p[1]):.1f}" for p in series.points)
         yield f'<path fill="none" stroke-width="1.5" d="M{line}"/>'
     for x, y, low, high in series.points:
+        across = x_of(x) + shift
         if low is not None and high is not None:
-            yield f'<path stroke-width="1" opacity=".6" d="M{x_of(x):.1f} {y_of(low):.1f}V{y_of(high):.1f}"/>'
-        yield f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.5"/>'
-    x, y = series.points[-1][:2]
-    yield f'<text stroke="none" x="{x_of(x) + 6:.1f}" y="{y_of(y) - 5:.1f}">{escape(series.mark)}</text></g>'
+            yield f'<path stroke-width="1" opacity=".6" d="M{across:.1f} {y_of(low):.1f}V{y_of(high):.1f}"/>'
+        yield f'<circle cx="{across:.1f}" cy="{y_of(y):.1f}" r="3.5"/>'
+    last = x_of(series.points[-1][0]) + abs(shift) + 8
+    yield f'<text stroke="none" x="{last:.1f}" y="{height + 4:.1f}">{escape(series.mark)}</text></g>'
+
+
+def _spread(places: Sequence[tuple[float, float]]) -> list[float]:
+    """Heights of marks beside points `(y, x)`, moved down where two would lie on each other.
+
+    >>> _spread([(50.0, 9.0), (53.0, 9.0), (54.0, 200.0)])
+    [50.0, 62.0, 54.0]
+    """
+    heights: dict[int, float] = {}
+    for k in sorted(range(len(places)), key=lambda k: places[k]):
+        y, x = places[k]
+        near = [heights[j] for j in heights if abs(places[j][1] - x) < LINE]
+        heights[k] = max([y, *(h + LINE for h in near)])
+    return [heights[k] for k in range(len(places))]
 
 
 def _padded(low: float, high: float, share: float, least: float) -> tuple[float, float]:

@@ -126,8 +126,14 @@ def _by_class(answer: Answer) -> dict | None:
     if not names:
         return None
     order = np.argsort(table[names].mean(axis=1).fillna(1).to_numpy(), kind="stable")
+    low, high = np.nanmin(table[names].to_numpy(float)), np.nanmax(table[names].to_numpy(float))
+
+    def cell(value: float) -> tuple[float, float]:
+        """An accuracy, and its place between the lowest and the highest."""
+        return value, 0.0 if pd.isna(value) else (value - low) / max(high - low, 1e-9)
+
     rows = [
-        {"class": table["class"][k], "n_images": int(table["n_images"][k]), "cells": [table[name][k] for name in names]}
+        {"class": table["class"][k], "n_images": int(table["n_images"][k]), "cells": [cell(table[m][k]) for m in names]}
         for k in order
     ]
     return {"names": names, "rows": rows}
