@@ -16,7 +16,7 @@ from leep.data.dataset import only_test
 from leep.errors import Invalid, LeepError, Missing
 from leep.execution.processes import ItemRunner
 from leep.results import setting_hash
-from leep.sources.forward import ForwardPass, batch_size, cache_key, forward_pass, make_predictor
+from leep.sources.forward import SourceOutputs, batch_size, cache_key, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import Weights, find_weights
 from leep.tasks import TRAINING, Task, draw_task, task_rng
@@ -64,12 +64,12 @@ class SourceTarget:
         key = self.weights.sha256, self.source.model, self.preprocessing, self.data.sha256
         return cache_key(*key, self.config.engine.identity())
 
-    def outputs(self) -> ForwardPass:
+    def outputs(self) -> SourceOutputs:
         """The source model's outputs on the target data set: one pass, made when first needed. It can take minutes."""
         return self._outputs
 
     @cached_property
-    def _outputs(self) -> ForwardPass:
+    def _outputs(self) -> SourceOutputs:
         config, source = self.config, self.source
         predictor = partial(make_predictor, self.engine, source.model, source.n_classes, self.weights)
         batch = batch_size(source.size, config.engine.device)

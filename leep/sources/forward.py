@@ -30,7 +30,7 @@ _NAMES = ("features", "probs")  # of the arrays of a split
 
 
 @dataclass(frozen=True, eq=False)
-class ForwardPass:
+class SourceOutputs:
     """Outputs of a source model on all examples of a data set: float32, memory-mapped, read-only.
 
     Attributes
@@ -97,7 +97,7 @@ def forward_pass(
     threads: int = 1,
     batch: int | None = None,
     map_items: ItemRunner | None = None,
-) -> ForwardPass:
+) -> SourceOutputs:
     """The pass named `key`, from the cache, or made now and kept there; an interrupted one goes on where it stopped.
 
     Parameters
@@ -136,7 +136,7 @@ def forward_pass(
     size = max(batch, BLOCK_PIXELS // prepare.size**2)
     desc = f"forward pass over {data.name}"
     arrays = cached_arrays(Path(cache) / key, counts, _NAMES, size, compute, desc)
-    return ForwardPass(**arrays)
+    return SourceOutputs(**arrays)
 
 
 def images_to_pass(cache: Path, key: str, data: DataSet) -> int:

@@ -18,7 +18,7 @@ from leep.plugins import is_outside, load_object
 
 if TYPE_CHECKING:
     from leep.data import DataSet
-    from leep.sources.forward import ForwardPass
+    from leep.sources.forward import SourceOutputs
     from leep.sources.preprocess import Preprocessing
     from leep.sources.weights import Weights
     from leep.tasks import Task
@@ -55,7 +55,7 @@ class Pair(Protocol):
     def training_rng(self, index: int) -> np.random.Generator:
         """The generator of a task's training."""
 
-    def outputs(self) -> ForwardPass:
+    def outputs(self) -> SourceOutputs:
         """Features and probabilities of all examples of the target."""
 
 
