@@ -108,19 +108,18 @@ class Ranking:
         return ax
 
     def __str__(self) -> str:
-        table, measures = self.table, [column[:-4] for column in self.table if column.endswith("_low")]
+        table = self.table
+        measures = [column[:-4] for column in table if column.endswith("_low") and column != "accuracy_low"]
+        accuracies = table[["accuracy", "accuracy_se"]].to_numpy()
         columns = {
             "model": table["model"],
             "rank": [_text(value, "d") for value in table["rank"]],
+            **({"accuracy": [f"{p:.3f} ± {se:.3f}" for p, se in accuracies]} if self.probes else {}),
             "P(best)": [_text(value, ".2f") for value in table["p_best"]],
             **{m: [_with_interval(row, m) for row in table.to_dict("records")] for m in measures},
             "features": [f"{value:,}" for value in table["n_features"]],
             "source classes": [_text(value, ",d") for value in table["n_source_classes"]],
         }
-        if self.probes:
-            columns["accuracy"] = [f"{p:.3f} ± {se:.3f}" for p, se in table[["accuracy", "accuracy_se"]].to_numpy()]
-        else:
-            del columns["accuracy"]
         notes = [f"{name}: {note}" for name, note in zip(table["model"], table["notes"]) if note]
         blocks = [
             " ".join(filter(None, (self.sentence, self.more_data))),

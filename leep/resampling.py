@@ -20,7 +20,7 @@ from leep.threads import map_in_threads
 ENTRIES = 1 << 24  # of a matrix of weights or of a class's sums, 128 MB
 ROWS_AT_ONCE = 4096
 FEWEST = 100  # resamples from which an interval is read
-H_WORK = 5e10  # products of an H score's resamples, about two seconds of two cores; the fewest may cost H_MOST
+H_WORK = 2.5e10  # products of an H score's resamples, about one second of a core; the fewest may cost H_MOST
 H_MOST = 1e12
 REPEATED_ENTRIES = 5_000_000  # of its arrays, at most: the copies take a second
 

@@ -39,6 +39,8 @@ class Standings:
     @property
     def p_best(self) -> np.ndarray:
         """Share of the resamples in which a model is first; those that are first together share it."""
+        if not self.names:
+            return np.empty(0)
         first = self.resampled == self.resampled.max(axis=1, keepdims=True)
         return (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
 
@@ -139,7 +141,8 @@ def would_more_change(
         return f"{gain}."
     leads = np.stack([parts[first] - parts[name] for name in others])  # (n_others, n_tested, 3)
     ahead = leads[:, :, 2] + (leads[:, :, 2] - leads[:, :, 0]) / 2
-    stays = (resampled_means(ahead.T, codes, n_resamples, seed) > 0).mean(axis=0)
+    leads_then = resampled_means(ahead.T, codes, n_resamples, seed)
+    stays = (leads_then > 0).mean(axis=0) + (leads_then == 0).mean(axis=0) / 2
     rival = int(stays.argmin())
     if stays[rival] >= SURE:
         return f"{gain}; twice as many would hardly change the choice."
