@@ -530,12 +530,14 @@ def test_torchvision_files_that_are_refused(torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network = build(torch)
     torch.save(network.state_dict(), "r18.pth")
+    torch.save(build(torch, "resnet34").state_dict(), "r34.pth")
     torch.save({"state_dict": network.state_dict(), "evil": Evil()}, "evil.pth")
     torch.save(network, "whole.pth")
     torch.save([1, 2], "list.pth")
     Path("text.pth").write_text("nothing")
     reasons = {
         "resnet34=r18.pth": r"does not hold the weights of resnet34; \d+ missing: ",
+        "resnet18=r34.pth": r"does not hold the weights of resnet18; \d+ left over: layer1.2",
         "resnet18=evil.pth": "holds more than tensors",
         "resnet18=whole.pth": "holds more than tensors",
         "resnet18=list.pth": "holds a list, expected a state dict",

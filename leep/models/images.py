@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 from leep.blocks import cached_arrays
 from leep.data.folder import EXTENSIONS
 from leep.errors import Invalid, Missing
+from leep.execution.processes import n_cores
 from leep.models.model import Resize, digest
 from leep.progress import advance
 
@@ -83,7 +84,7 @@ class ImageFolder:
             except OSError as error:
                 return f"unreadable: {error.strerror}"
 
-        with ThreadPoolExecutor(_n_threads()) as pool:
+        with ThreadPoolExecutor(n_cores()) as pool:
             return tuple(pool.map(hash_file, self.files))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> ImageFolder:
@@ -248,7 +249,7 @@ def read_images(
         If files are damaged: one error that names them all (the first twenty, and how many more).
     """
     cache = Path(cache) if cache else default_cache()
-    threads = threads or _n_threads()
+    threads = threads or n_cores()
     resizes = list(dict.fromkeys(resizes)) or [Resize(32)]
     pixels, hashes = {}, np.zeros((0, 16), np.uint8)
     with _refuse_truncated():
@@ -351,10 +352,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _n_threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 # ---- Arrays

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from leep.errors import Invalid, Missing
+from leep.execution.processes import n_cores
 from leep.files import file_digest
 from leep.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, digest
 from leep.models.settings import preprocessing, read_settings
@@ -120,7 +121,7 @@ class _Run:
 def _open_session(onnxruntime, graph, path: Path, device: str, threads: int | None):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or n_cores()  # its own default also ties threads to cores
     kind, _, number = device.partition(":")
     providers: list = ["CPUExecutionProvider"]
     if kind == "cuda":

@@ -74,9 +74,9 @@ def _import(name: str):
     path = Path(name).expanduser()
     if not path.is_file():
         raise Missing(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"leep_model_{path.stem}", path)  # a file may be called torch.py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
