@@ -45,6 +45,6 @@ def _run(args: argparse.Namespace) -> None:
         of_kind = [info for info in others if info.spec.startswith(f"{kind}:")]
         names = ", ".join(info.spec.partition(":")[2] for info in of_kind[:3])
         more = f", … {len(of_kind):,} in all" if len(of_kind) > 3 else ""
-        needs = of_kind[0].needs if len(of_kind) == 1 else f"--download, or {kind}:NAME=FILE"
+        needs = "; ".join(dict.fromkeys(info.needs.replace(info.spec, f"{kind}:NAME") for info in of_kind))
         print(f"  {kind}: {names}{more}: {needs}")
     print("\nleep models WORD … shows names that hold the word; leep models --all shows all.")

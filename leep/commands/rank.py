@@ -190,7 +190,7 @@ def _announce(candidates: list[Candidate], folder: ImageFolder) -> None:
     memory = 0.4e9 + max((c.n_bytes(folder) for c in able), default=0) + sum(c.model.weight_bytes or 0 for c in able)
     lost = len(candidates) - len(able)
     left_out = f", {lost} cannot run or {'is' if lost == 1 else 'are'} left out" if lost else ""
-    _say(f"{len(able)} to rank{left_out}; about {duration(seconds)}, {memory / 1e9:.1f} GB of memory")
+    _say(f"{len(able)} to rank{left_out}; expected: {duration(seconds)}, {memory / 1e9:.1f} GB of memory")
 
 
 def _decode(args: argparse.Namespace, folder: ImageFolder, candidates: list[Candidate], cache: Path) -> FolderImages:

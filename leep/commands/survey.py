@@ -152,8 +152,10 @@ def try_models(
             elif len(model.features) != len(folder):
                 raise Invalid(f"has outputs of {len(model.features):,} images, and there are {len(folder):,}")
         except LeepError as error:
+            candidate.name = spec
             candidate.fail(str(error).removeprefix(f"{spec}: "))
         except Exception as error:  # whatever a model's library raises must not cost the others
+            candidate.name = spec
             candidate.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         say(f"  {spec:<{width}}  {_describe(candidate, folder)}")
     for note, names in _notes(candidates).items():

@@ -127,13 +127,13 @@ class Answer:
         cells = [
             [
                 row["model"],
-                number(row["rank"], "d"),
+                number(row["rank"], "d", blank=""),
                 *([f"{row['accuracy']:.3f} ± {row['accuracy_se']:.3f}"] if self.ranking.probes else []),
-                number(row["p_best"], ".2f"),
-                *(number(row[m], ".3f") for m in measures),
+                number(row["p_best"], ".2f", blank=""),
+                *(number(row[m], ".3f", blank="") for m in measures),
                 f"{row['n_features']:,}",
-                number(row["parameters"], ".1f", 1e6),
-                number(row["images_per_second"], ".3g"),
+                number(row["parameters"], ".1f", 1e6, blank=""),
+                number(row["images_per_second"], ".3g", blank=""),
                 seconds(row["epoch_seconds"]),
             ]
             for row in rows
@@ -243,7 +243,11 @@ def _warn_of_images(images: FolderImages) -> list[str]:
     names, files = images.class_names, images.folder.files
     across, within = [], []
     for group in images.duplicates():
-        (across if len({images.labels[row] for row in group}) > 1 else within).append(group)
+        by_class: dict[int, list[int]] = {}
+        for row in group:
+            by_class.setdefault(int(images.labels[row]), []).append(row)
+        across += [group] if len(by_class) > 1 else []
+        within += [rows for rows in by_class.values() if len(rows) > 1]
     warnings = []
     if across:
         a, b = next((a, b) for a in across[0] for b in across[0] if images.labels[a] != images.labels[b])
@@ -290,10 +294,14 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def number(value: object, form: str, unit: float = 1) -> str:
-    """A number as text, or a dash where there is none."""
+def number(value: object, form: str, unit: float = 1, blank: str = "—") -> str:
+    """A number as text, or a dash where there is none.
+
+    >>> number(2_500_000, ".1f", 1e6), number(None, "d")
+    ('2.5', '—')
+    """
     if pd.isna(value):
-        return "—"
+        return blank
     return format(int(value) if form.endswith("d") else float(value) / unit, form)
 
 
