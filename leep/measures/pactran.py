@@ -57,10 +57,10 @@ def pactran_score(
 
     Notes
     -----
-    The bound is min [mean cross-entropy + c ‖W‖²] + c · n_classes · variance · log h with c = 1 / (2 · strength · n) and
-    h = strength · n · tr(H) / (n_features · n_classes). H is the Hessian's diagonal for W, the prior's included,
-    and for the biases. The minimum is computed to convergence. The authors stop L-BFGS after 100 steps from a random
-    start, which moves the score by up to 0.03 %.
+    The bound is min [mean cross-entropy + c ‖W‖²] + c · n_classes · variance · log h with c = 1 / (2 · strength · n),
+    h = strength · n · tr(H) / (n_features · n_classes). H is the Hessian's diagonal for W, the prior's included, and
+    for the biases. The minimum is computed to convergence. The authors stop L-BFGS after 100 steps from a random start,
+    which moved the score by up to 0.03 % on the inputs of the tests.
 
     The Dirichlet and the Gamma form are of source probabilities, not of features: they are not computed here.
 
