@@ -231,6 +231,6 @@ def read_duration(text: str) -> float:
     """Seconds of `90`, `90s`, `10m` or `2h`; `ValueError` for anything else."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    if not float(number) > 0 or float(number) == float("inf"):
-        raise ValueError(text)
+    if not 0 < float(number) < float("inf"):
+        raise ValueError(f"{text} must be above 0 and finite")
     return float(number) * units[unit]
