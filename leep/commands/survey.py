@@ -44,7 +44,7 @@ class Candidate:
     to_pass : int
         Images that are not in the cache.
     images_per_second : float or None
-        As tried; None for stored outputs.
+        As tried; None where nothing is left to pass.
     """
 
     spec: str
@@ -148,7 +148,7 @@ def try_models(
             names.add(candidate.name)
             if isinstance(model, Model):
                 candidate.to_pass = images_to_pass(model, images, cache=cache) if images else len(folder)
-                candidate.images_per_second = _try(model, folder)
+                candidate.images_per_second = _try(model, folder) if candidate.to_pass else None
             elif len(model.features) != len(folder):
                 raise Invalid(f"has outputs of {len(model.features):,} images, and there are {len(folder):,}")
         except LeepError as error:

@@ -91,7 +91,7 @@ def transrate_score(
                 gram += own
                 own = own if count > d else part @ part.T
             within += count * _rate(own, count, inverse)
-        return _rate(gram, n, inverse) - within / n
+        return float(_rate(gram, n, inverse) - within / n)
 
 
 def _rate(gram: np.ndarray, n: int, inverse: float) -> float:

@@ -55,8 +55,10 @@ def chart(series: Sequence[Series], x_label: str, y_label: str, percent: bool) -
         parts.append(f'<path class="grid" d="M{x_of(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x_of(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:,g}</text>')
     lasts = [(y_of(s.points[-1][1]), x_of(s.points[-1][0])) for s in series]
+    apart = APART if any(len(s.points) > 1 for s in series) else 0  # series of one point each differ in x
+    aside = apart * (len(series) - 1) / 2
     for k, (s, height) in enumerate(zip(series, _spread(lasts))):
-        parts += _draw(s, x_of, y_of, APART * (k - (len(series) - 1) / 2), height)
+        parts += _draw(s, x_of, y_of, apart * k - aside, aside + 8, height)
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
     height = (TOP + HEIGHT - BOTTOM) / 2
@@ -65,8 +67,8 @@ def chart(series: Sequence[Series], x_label: str, y_label: str, percent: bool) -
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _draw(series: Series, x_of, y_of, shift: float, height: float) -> Iterator[str]:
-    """Line, intervals, points, and the mark at `height`; `shift` keeps the intervals of two series apart."""
+def _draw(series: Series, x_of, y_of, shift: float, aside: float, height: float) -> Iterator[str]:
+    """Line, intervals and points, moved by `shift`; the mark at `height`, `aside` of the last point."""
     colour = series.colour
     yield f'<g stroke="{colour}" fill="{colour}"><title>{escape(series.label)}</title>'
     if len(series.points) > 1:
@@ -77,7 +79,7 @@ def _draw(series: Series, x_of, y_of, shift: float, height: float) -> Iterator[s
         if low is not None and high is not None:
             yield f'<path stroke-width="1" opacity=".6" d="M{across:.1f} {y_of(low):.1f}V{y_of(high):.1f}"/>'
         yield f'<circle cx="{across:.1f}" cy="{y_of(y):.1f}" r="3.5"/>'
-    last = x_of(series.points[-1][0]) + abs(shift) + 8
+    last = x_of(series.points[-1][0]) + aside
     yield f'<text stroke="none" x="{last:.1f}" y="{height + 4:.1f}">{escape(series.mark)}</text></g>'
 
 
