@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from experiments.running.pair import SourceTarget
-from leep.measures import score_class_tasks, score_task
+from leep.measures import is_batched, measure_arguments, score_class_tasks, score_task
 from leep.progress import progress
 from leep.results import Table
 from leep.tasks import Task
@@ -20,33 +22,39 @@ def missing_scores(pair: SourceTarget, done: set[tuple]) -> list[tuple[int, str]
 def score_tasks(pair: SourceTarget, table: Table) -> None:
     """Append every score that `scores.csv` does not hold yet."""
     wanted = missing_scores(pair, table.done)
-    if not wanted:
-        return
+    if wanted:
+        for row in progress(scores(pair, wanted), total=len(wanted), desc="scores", unit=" scores", leave=False):
+            table.append(row)
+
+
+def scores(pair: SourceTarget, wanted: list[tuple[int, str]]) -> Iterator[dict]:
+    """The rows of `scores.csv` of tasks and measures; `ValueError` where a measure is undefined for a task."""
     outputs = pair.outputs()
     arrays = {
         "source_probs": outputs.train_probs,
-        "source_labels": outputs.train_probs.argmax(1),
+        "source_labels": pair.source_labels,
         "features": outputs.train_features,
         "target_labels": pair.data.train_labels,
     }
-    batched, index, task, rows = {}, -1, None, {}
-    for i, measure in progress(wanted, desc="scores", unit=" scores", leave=False):
+    batched, index, task = {}, -1, None
+    for i, measure in wanted:
         if i != index:
             index, task = i, pair.task(i)
-            rows = {} if task.whole_classes else _rows_of(task, arrays)
-        if task.whole_classes:
+        if task.whole_classes and is_batched(measure):
             block, position = divmod(i, TASKS_AT_ONCE)
             if (block, measure) not in batched:
                 classes = [pair.task(k).classes for k in range(block * TASKS_AT_ONCE, (block + 1) * TASKS_AT_ONCE)]
                 batched[block, measure] = score_class_tasks(measure, arrays, classes)
             score = batched[block, measure][position]
         else:
-            score = score_task(measure, rows)
-        table.append({**describe(i, task), "measure": measure, "score": float(score)})
+            score = score_task(measure, _rows_of(task, arrays, measure))
+        yield {**describe(i, task), "measure": measure, "score": float(score)}
 
 
-def _rows_of(task: Task, arrays: dict) -> dict:
-    return {name: a[task.train_rows] for name, a in arrays.items()} | {"target_labels": task.train_labels}
+def _rows_of(task: Task, arrays: dict, measure: str) -> dict:
+    """What a measure takes of a task."""
+    rows = {name: arrays[name][task.train_rows] for name in measure_arguments(measure) if name != "target_labels"}
+    return rows | {"target_labels": task.train_labels}
 
 
 def describe(index: int, task: Task) -> dict:
