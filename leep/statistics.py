@@ -162,12 +162,13 @@ def weighted_kendall(
     n = columns.shape[1]
     if _is_constant(columns).any():
         return Correlation(None, None, None, None, n)
-    low, high = _percentiles(_weighted_kendall(*columns, n * _weights(n, n_resamples, seed)))
-    return Correlation(float(_weighted_kendall(*columns, np.ones((1, n)))[0]), None, low, high, n)
+    low, high = _percentiles(_weighted_kendall(columns, n * _weights(n, n_resamples, seed)))
+    return Correlation(float(_weighted_kendall(columns, np.ones((1, n)))[0]), None, low, high, n)
 
 
-def _weighted_kendall(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """τ of resamples that hold task i `counts[:, i]` times; NaN where all of x or all of y are tied."""
+def _weighted_kendall(columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """τ of two rows in resamples that hold task i `counts[:, i]` times; NaN where all of a row are tied."""
+    x, y = columns
     n = len(x)
     signs = [np.sign(values[:, None] - values) for values in (x, y)]
     pairs = np.stack([signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1])])

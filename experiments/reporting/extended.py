@@ -67,7 +67,8 @@ def build(results: Path, runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     selected = [(row, select_run(runs, row, seed)) for _, row in paper_rows().iterrows()]
     selected = [(row, run) for row, run in selected if len(run) and run.task.nunique() >= 3]
-    measures = ordered(m for _, run in selected for m in run.measure.unique()) if selected else []
+    held = {measure for _, run in selected for measure in run.measure.unique()}
+    measures = [measure for measure in ordered(held) if measure in held]
     titles = {} if runs.empty else runs.groupby("source").source_title.first().to_dict()  # the first that is recorded
     lines = []
     for row, run in selected:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 from hydra import compose, initialize_config_dir
 
 from experiments.config.resolve import resolve
@@ -23,16 +22,15 @@ from experiments.config.values import Engine
 from experiments.reporting import extended
 from experiments.running.pair import SourceTarget
 from experiments.running.runner import SCORES
-from experiments.running.scores import scores
+from experiments.running.scores import scores, undefined_text
 from experiments.terminal import print_in_any_locale
 from leep.data import load_data
 from leep.data.dataset import only_test
 from leep.errors import Invalid, LeepError
 from leep.execution.processes import Failed, run_in_processes
-from leep.files import write_atomically
 from leep.measures import MEASURES, is_batched
 from leep.plugins import is_outside
-from leep.results import NOT_SCORED, Table, read_done, read_not_scored, read_runs, read_setting
+from leep.results import Table, read_done, read_runs, read_setting, record_not_scored
 from leep.sources.forward import images_to_pass
 from leep.sources.weights import find_weights
 from leep.tasks import EXPERIMENTS
@@ -106,7 +104,7 @@ def score_folder(folder: Path, measures: Sequence[str], overrides: Sequence[str]
     Returns
     -------
     dict of str to str
-        Why a measure, by its name, has no score for some tasks; written to `NOT_SCORED` too.
+        Why a measure, by its name, has no score for some tasks; written to not_scored.csv too.
     """
     done = read_done(folder / "scores.csv", ["task", "measure"])
     tasks = sorted({int(task) for task, _ in done})
@@ -117,56 +115,35 @@ def score_folder(folder: Path, measures: Sequence[str], overrides: Sequence[str]
     pair = open_pair(folder, [*overrides, f"measures=[{','.join(measures)}]"])
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as table:
         for measure, indices in missing.items():
-            if reason := _score(pair, measure, indices, table, limit):
-                reasons[measure] = reason
-    if reasons or (folder / NOT_SCORED).exists():
-        rows = pd.DataFrame(sorted((_without(folder, measures) | reasons).items()), columns=["measure", "reason"])
-        write_atomically(folder / NOT_SCORED, rows.to_csv(index=False).encode())
+            slow = _too_slow(pair, measure, indices, limit) if indices else ""
+            undefined: dict[str, list[str]] = {}
+            for row in scores(pair, [(i, measure) for i in indices if not slow], undefined):
+                table.append(row)
+            if slow or undefined:
+                reasons[measure] = slow or undefined_text(undefined[measure], len(tasks))
+    record_not_scored(folder, measures, reasons)
     return reasons
 
 
-def _without(folder: Path, measures: Sequence[str]) -> dict[str, str]:
-    """What was said before of other measures."""
-    return {m: reason for m, reason in read_not_scored(folder).items() if m not in measures}
-
-
-def _score(pair: SourceTarget, measure: str, indices: list[int], table: Table, limit: float) -> str:
-    """Append a measure's scores; returns why there are fewer than asked for, or nothing."""
-    if not indices:
+def _too_slow(pair: SourceTarget, measure: str, indices: list[int], limit: float) -> str:
+    """Why a measure is not computed; empty if it is."""
+    if pair.task(indices[0]).whole_classes and is_batched(measure):
         return ""
-    whole = pair.task(indices[0]).whole_classes
-    if whole and is_batched(measure):
-        groups = [indices]
-    else:
-        took = _seconds_of_a_middle_task(pair, measure, indices)
-        if took is not None and took * len(indices) > limit:
-            minutes = took * len(indices) / 60
-            return f"too slow: {len(indices)} tasks would take about {minutes:.0f} minutes"
-        groups = [[i] for i in indices]
-    undefined, why = 0, ""
-    for group in groups:
-        try:
-            for row in scores(pair, [(i, measure) for i in group]):
-                table.append(row)
-        except ValueError as error:
-            undefined, why = undefined + len(group), why or str(error)
-    return f"undefined for {undefined} of {len(indices)} tasks: {why}" if undefined else ""
+    needed = _seconds_of_a_middle_task(pair, measure, indices) * len(indices)
+    return f"too slow: {len(indices)} tasks would take about {needed / 60:.0f} minutes" if needed > limit else ""
 
 
-def _seconds_of_a_middle_task(pair: SourceTarget, measure: str, indices: list[int]) -> float | None:
-    """The processor's time of a second call, for the first one compiles; None where the measure is undefined.
+def _seconds_of_a_middle_task(pair: SourceTarget, measure: str, indices: list[int]) -> float:
+    """The processor's time of a second call, for the first one compiles.
 
     Not the clock's, because a busy machine must not be taken for a slow measure.
     """
     sizes = {i: len(pair.task(i).train_rows) for i in indices}
-    middle = sorted(indices, key=sizes.get)[len(indices) // 2]
-    try:
-        for _ in range(2):
-            start = time.process_time()
-            list(scores(pair, [(middle, measure)]))
-            took = time.process_time() - start
-    except ValueError:
-        return None
+    middle = sorted(indices, key=sizes.__getitem__)[len(indices) // 2]
+    for _ in range(2):
+        start = time.process_time()
+        list(scores(pair, [(middle, measure)], {}))
+        took = time.process_time() - start
     return took
 
 
