@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
+from matplotlib.patches import Rectangle
 
 from leep.transfer.method import find_methods
 
@@ -151,6 +152,31 @@ def candidates(ax: Axes, table: pd.DataFrame, predictor: str, x_label: str, y_la
             ax.plot(row[predictor], row["test_accuracy"], marker, color=color, markersize=5, label=row["title"])
     ax.set(xlabel=x_label, ylabel=y_label)
     ax.margins(0.1)
+    return ax
+
+
+def heat_map(ax: Axes, values: pd.DataFrame, signs: pd.DataFrame) -> Axes:
+    """Numbers in cells whose grey follows them: white at 0 and below, dark at 1; the largest of each row is framed.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    values : DataFrame of floats, rows and columns as they are to be shown
+    signs : DataFrame of str, of the same shape
+        What stands in a cell without a number.
+    """
+    numbers = values.to_numpy(float)
+    ax.imshow(np.ma.masked_invalid(numbers), cmap="Greys", vmin=0, vmax=1.25, aspect="auto")  # 1.25: black is left out
+    for (i, j), value in np.ndenumerate(numbers):
+        missing = np.isnan(value)
+        text = signs.iat[i, j] if missing else f"{value:+.2f}".replace("-", "−")
+        ax.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if value > 0.8 else "black")
+        if not missing and round(value, 3) == np.nanmax(numbers[i]).round(3):
+            ax.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor="black", linewidth=1.2))
+    ax.set_xticks(range(values.shape[1]), values.columns, rotation=40, ha="left", rotation_mode="anchor")
+    ax.set_yticks(range(len(values)), values.index)
+    ax.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
+    ax.spines[:].set_visible(False)
     return ax
 
 

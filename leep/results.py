@@ -4,6 +4,7 @@ results/<experiment>/<source>/<target>/seed<seed>-<hash>/
     setting.json                    what determines the tasks and their scores
     tasks.csv                       task, classes (the data set's numbers, in the order of the task's labels)
     scores.csv                      task, measure, score …
+    not_scored.csv                  measure, reason: why one has no score for some tasks, where that is so
     <method>-<scale>-<hash>/
         setting.json                what else determines the transferred models
         transfers.csv               task, method, test_accuracy …
@@ -34,6 +35,7 @@ from leep.tasks import EXPERIMENTS
 
 _COUNTS = frozenset(["task", "n_classes", "n_examples", "epoch"])
 _NUMBERS = frozenset(["score", "test_accuracy", "test_f1", "test_f1_macro"])
+NOT_SCORED = "not_scored.csv"
 _SHARED = ("task", "n_classes", "n_examples")  # what scores and transferred models are joined by
 
 
@@ -285,6 +287,25 @@ def read_tasks(folder: Path) -> pd.DataFrame:
     except ValueError as error:
         raise _damaged(path, error) from error
     return pd.DataFrame(tasks, columns=["task", "classes"])
+
+
+def read_not_scored(folder: Path) -> dict[str, str]:
+    """Why a measure, by its name, has no score for some tasks of a run; empty where nothing is said."""
+    path = Path(folder) / NOT_SCORED
+    whole = _whole_lines(path)
+    rows = _parse(path, whole, ["measure"], ["measure", "reason"])[1] if whole else {}
+    return dict(rows.values())
+
+
+def record_not_scored(folder: Path, measures: Iterable[str], reasons: Mapping[str, str]) -> None:
+    """Write why some of `measures` lack scores; what was said before of others stays."""
+    before, path = read_not_scored(folder), Path(folder) / NOT_SCORED
+    rows = {m: reason for m, reason in before.items() if m not in measures} | dict(reasons)
+    if rows == before:
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["measure", "reason"], *sorted(rows.items())])
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:

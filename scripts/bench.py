@@ -21,7 +21,7 @@ from leep import h_score, leep_score, nce_score
 from leep.data.dataset import DataSet
 from leep.engines import check_engine, create_engine
 from leep.execution.processes import Failed, n_cores, run_in_order, run_in_processes
-from leep.measures import score_class_tasks
+from leep.measures import MEASURES, score_class_tasks, score_task
 from leep.sources.forward import batch_size, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import find_weights
@@ -181,8 +181,42 @@ def bench_small_tasks() -> None:
             )
 
 
+def random_task(n: int, d: int, n_classes: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """What any measure takes of a task: ten source classes, features around the centre of their class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % n_classes)
+    features = (rng.standard_normal((n_classes, d)) / 4)[labels] + rng.standard_normal((n, d))
+    probs = rng.dirichlet(np.full(10, 0.3), n).astype(np.float32)
+    arrays = {"source_probs": probs, "source_labels": probs.argmax(1), "target_labels": labels}
+    return arrays | {"features": np.maximum(features, 0).astype(np.float32)}
+
+
+def task_seconds(measure: str, n: int, d: int, n_classes: int, n_tasks: int = 1) -> float:
+    """Of the processor, for a measure of tasks of one size, after one task that warms up."""
+    tasks = [random_task(n, d, n_classes, seed) for seed in range(n_tasks)]
+    score_task(measure, tasks[0])
+    start = time.process_time()
+    for task in tasks:
+        score_task(measure, task)
+    return time.process_time() - start
+
+
+def bench_every_measure() -> None:
+    """Every measure: 200 small tasks, one large task, and how the cost of a middling one grows."""
+    print("| measure | 200 × (250 × 512, 5 classes) | 50,000 × 64, 100 classes | 2 n | 2 d | 2 classes |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    base = {"n": 4_000, "d": 128, "n_classes": 10}
+    for measure in MEASURES:
+        small, large = task_seconds(measure, 250, 512, 5, 200), task_seconds(measure, 50_000, 64, 100)
+        of_base = min(task_seconds(measure, **base) for _ in range(3))
+        ratios = [task_seconds(measure, **base | {key: 2 * size}) / of_base for key, size in base.items()]
+        growth = " | ".join(f"{ratio:.1f} ×" for ratio in ratios)
+        print(f"| `{measure}` | {small:.2f} s | {large:.3f} s | {growth} |", flush=True)
+
+
 def bench_measures() -> None:
-    """First calls; small tasks; LEEP on 50,000 × 1,000 with 100 target classes; all measures for 200 large tasks."""
+    """Every measure; first calls; small tasks by TLlib's operations too; LEEP of 50,000 × 1,000; 200 large tasks."""
+    bench_every_measure()
     bench_first_calls()
     bench_small_tasks()
     rng = np.random.default_rng(0)

@@ -56,3 +56,13 @@ def test_messages_and_notes(ax):
     said, below = (text.get_text() for text in ax.texts)
     assert said == "run this"
     assert max(map(len, below.splitlines())) <= 64
+
+
+def test_heat_map_has_a_number_a_cell_and_frames_the_largest(ax):
+    values = pd.DataFrame([[0.9, -0.2], [np.nan, 0.5]], index=["one", "two"], columns=["A", "B"])
+    signs = pd.DataFrame([["", ""], ["∅", ""]])
+    plots.heat_map(ax, values, signs)
+    assert [text.get_text() for text in ax.texts] == ["+0.90", "−0.20", "∅", "+0.50"]
+    assert [text.get_color() for text in ax.texts] == ["white", "black", "black", "black"]
+    assert [patch.get_xy() for patch in ax.patches] == [(-0.47, -0.45), (0.53, 0.55)]  # of A in one, of B in two
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["A", "B"]

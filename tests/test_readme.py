@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from experiments.reporting import extended
 from experiments.reporting.readme import FIGURES, REFERENCE, pages, section, updated
 from experiments.reporting.table1 import build_table
 from leep.results import read_runs
@@ -26,6 +27,12 @@ def test_pages_are_up_to_date(runs):
     assert updated(updated(text, "something else"), section(runs)) == text
     with pytest.raises(ValueError, match="must hold the lines"):
         updated("no markers", "")
+
+
+def test_the_table_of_measures_is_up_to_date(runs):
+    table = extended.build(RESULTS, runs)
+    assert (RESULTS / "measures.md").read_text("utf-8") == extended.to_markdown(table), "make readme"
+    assert pd.read_csv(RESULTS / "measures.csv").measure.tolist() == table.measure.tolist()
 
 
 def test_pages_show_the_figures_of_the_reference_runs():

@@ -19,7 +19,7 @@ SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 SCALES = sorted(p.stem for p in (ROOT / "conf" / "scale").glob("*.yaml"))
 EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
-MEASURES = ("leep", "nce", "h_score", "logme")
+MEASURES = ("leep", "nce", "h_score", "mine:score")
 PREDICTORS = ("leep", "nce", "h_score", "imagenet_top1")
 TWO = "source=[cifar10_resnet20,cifar10_resnet20_short]"
 
@@ -250,13 +250,13 @@ def test_figures_of_another_target_stand_below(tmp_path):
 
 
 def test_a_measure_of_any_name_is_a_further_column_and_panel(tmp_path):
-    runs = write_candidates(tmp_path, FIVE.assign(logme=[0.1, 0.4, 0.3, 0.2, 0.0]))
-    assert predictors(runs) == ["leep", "nce", "h_score", "logme", "imagenet_top1"]
+    runs = write_candidates(tmp_path, FIVE.assign(**{"mine:score": [0.1, 0.4, 0.3, 0.2, 0.0]}))
+    assert predictors(runs) == ["leep", "nce", "h_score", "mine:score", "imagenet_top1"]
     text, fig = to_markdown(runs), draw("figure5", tmp_path, runs)
-    assert "| logme " in text and "- logme: +0." in text
-    assert [ax.get_xlabel() for ax in fig.axes] == ["LEEP", "NCE", "H score", "logme", "ImageNet top-1"]
+    assert "| mine:score " in text and "- mine:score: +0." in text
+    assert [ax.get_xlabel() for ax in fig.axes] == ["LEEP", "NCE", "H score", "mine:score", "ImageNet top-1"]
     table = candidates(runs, "cifar100", "retrain_head")
-    assert_panel_shows(fig.axes[3], table, "logme")
+    assert_panel_shows(fig.axes[3], table, "mine:score")
     plt.close("all")
 
 

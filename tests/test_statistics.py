@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leep.statistics import compare_independent, levels, paired_difference, partial_pearson, pearson
+from leep.statistics import compare_independent, levels, paired_difference, partial_pearson, pearson, weighted_kendall
 
 
 def test_pearson_by_hand():
@@ -188,3 +188,28 @@ def test_fishers_z_by_hand():
     for wrong in ((1.0, 50, 0.5, 200), (0.5, 3, 0.5, 200), (0.5, 50, -1.0, 200), (float("nan"), 50, 0.5, 200)):
         with pytest.raises(ValueError, match="expected correlations within"):
             compare_independent(*wrong)
+
+
+def test_weighted_kendall_by_hand():
+    """The last two of three exchange places: their pair weighs 1/2 + 1/3 of 3/2 + 4/3 + 5/6 = 11/3, so 1 − 2 · 5/22."""
+    found = weighted_kendall(np.array([3.0, 2, 1]), np.array([3.0, 1, 2]))
+    assert found.r == pytest.approx(6 / 11) and found.p_value is None and found.n == 3
+    x = np.arange(9.0)
+    assert weighted_kendall(x, 2 * x + 1).r == pytest.approx(1) and weighted_kendall(x, -x).r == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("distinct", "seed"), [(100, 0), (6, 1), (3, 2), (2, 3)])
+def test_weighted_kendall_is_scipys_of_ties_too(distinct, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, distinct, (2, 25)).astype(float)
+    found = weighted_kendall(x, y, n_resamples=300, seed=seed)
+    assert found.r == pytest.approx(stats.weightedtau(x, y).statistic, abs=1e-12)
+    drawn = np.random.default_rng(seed).integers(0, 25, (300, 25))
+    taus = [stats.weightedtau(x[rows], y[rows]).statistic for rows in drawn]
+    assert (found.low, found.high) == pytest.approx(np.nanpercentile(taus, [2.5, 97.5]), abs=1e-12)
+
+
+def test_weighted_kendall_undefined_and_rejected():
+    assert weighted_kendall(np.ones(5), np.arange(5.0)).r is None
+    with pytest.raises(ValueError, match="n_tasks ≥ 3"):
+        weighted_kendall(np.ones(2), np.ones(2))

@@ -161,16 +161,16 @@ def test_a_row_says_what_was_run_and_the_papers_source_beside_it(tmp_path):
 
 
 def test_a_measure_of_any_name_stands_in_every_table(tmp_path):
-    for experiment, further in (("small_balanced", "logme"), ("small_imbalanced", None)):
+    for experiment, further in (("small_balanced", "prior"), ("small_imbalanced", None)):
         write_run(tmp_path, experiment, further=further)
     table = build_table(read_runs(tmp_path))
-    assert len(table) == 21 * 6 and line(table, 5, "logme").r_low < line(table, 5, "logme").r
-    assert pd.isna(line(table, 5, "logme").paper_r) and line(table, 9, "logme").missing.startswith("logme was not")
+    assert len(table) == 21 * 6 and line(table, 5, "prior").r_low < line(table, 5, "prior").r
+    assert pd.isna(line(table, 5, "prior").paper_r) and line(table, 9, "prior").missing.startswith("prior was not")
     cells = dict(zip(*(layout(table)[i] for i in (0, 5))))
-    assert cells["logme"].endswith("]") and "paper" not in cells["logme"] and cells["Tasks"] == "30"
-    assert layout(table)[9][layout(table)[0].index("logme")] == "—"
-    assert {"logme", "logme given classes", "LEEP − logme"} <= {*controls(table)[0]}
-    assert " logme " in to_terminal(table).splitlines()[2] and "logme" in to_latex(table)
+    assert cells["prior"].endswith("]") and "paper" not in cells["prior"] and cells["Tasks"] == "30"
+    assert layout(table)[9][layout(table)[0].index("prior")] == "—"
+    assert {"prior", "prior given classes", "LEEP − prior"} <= {*controls(table)[0]}
+    assert " prior " in to_terminal(table).splitlines()[2] and "prior" in to_latex(table)
     assert [sentence.split(":")[0] for sentence in summary(table)[1:]] == ["LEEP", "NCE"]  # H is undefined
 
 

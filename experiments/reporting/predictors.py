@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from leep.measures import MEASURES
+from leep.plugins import is_outside
+
 PAPER_MEASURES = ("leep", "nce", "h_score")
 TRIVIAL = ("minus_log_n_classes", "n_examples")  # look at no image
 _LABELS = {
@@ -11,7 +14,7 @@ _LABELS = {
     "nce": "NCE",
     "h_score": "H score",
     "logme": "LogME",
-    "h_score_shrunk": "H score, shrunk",
+    "h_score_shrunk": "Shrunk H score",
     "transrate": "TransRate",
     "lfc": "LFC",
     "gbc": "GBC",
@@ -30,6 +33,11 @@ _LABELS = {
 def label(predictor: str) -> str:
     """How a predictor is called in tables and figures: by its own name if it is not one of the paper's."""
     return _LABELS.get(predictor, predictor)
+
+
+def of_table1(measures: Iterable[str]) -> list[str]:
+    """Those of Table 1: the paper's measures, and those from outside the package; all stand in the extended table."""
+    return ordered(measure for measure in measures if is_outside(measure) or measure not in MEASURES)
 
 
 def ordered(measures: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
+from experiments.reporting import extended
 from experiments.reporting import render as text
 from experiments.reporting.claims import Evidence, judge, read_claims
 from experiments.reporting.cli import results_arguments, run_main
@@ -99,7 +100,9 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     """The page as text."""
     table = build_table(runs, seed)
     evidence = Evidence(results, runs, seed, table)
+    measured = extended.build(results, runs, seed)
     with plt.style.context(STYLE):
+        picture = svg(extended.draw(measured), "measures", extended.FIGURE_CAPTION)
         figures = {name: svg(draw(name, results, runs, seed), name, CAPTIONS[name]) for name in NAMES}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((HERE / "report.html").read_text("utf-8")).render(
@@ -114,6 +117,10 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
             ("How much of it the number of classes does", text.CONTROLS, text.controls(table)),
             ("Intervals over sets of classes", text.CLASS_SETS, text.class_sets(table)),
         ],
+        measured=extended.sections(measured),
+        not_computed=extended.not_computed(measured),
+        picture=picture,
+        picture_caption=extended.FIGURE_CAPTION,
         figures=figures,
         captions=CAPTIONS,
         claims=[(claim, judge(claim, evidence)) for claim in read_claims()],

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.reporting.cli import results_arguments, run_main
-from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL, ordered
+from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL, of_table1
 from experiments.reporting.render import to_latex, to_markdown, to_terminal
 from experiments.reporting.rows import PAPER_TASKS, command, needs, paper_rows, select_run
 from leep.files import write_atomically
@@ -31,7 +31,8 @@ UNDEFINED = "undefined: scores or accuracies are the same for all tasks"
 
 
 def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """A line for every row of the paper's table and every predictor: the measures that were run, and `TRIVIAL`.
+    """A line for every row of the paper's table and every predictor: the paper's measures, those from outside
+    the package, and `TRIVIAL`.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     lines = []
     selected = [(row, select_run(runs, row, seed)) for _, row in paper_rows().iterrows()]
     titles = {} if runs.empty else runs.groupby("source").source_title.first().to_dict()  # the first that is recorded
-    measures = ordered(measure for _, run in selected if len(run) for measure in run.measure.unique())
+    measures = of_table1(measure for _, run in selected if len(run) for measure in run.measure.unique())
     for row, run in selected:
         common = {key: row[key] for key in COLUMNS if key in row}
         tasks = None
@@ -59,7 +60,7 @@ def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             common |= {key: first[key] for key in OF_RUN}
             common |= {"run_model": titles[first.source] or first.source, "run_data": first.trained_on}
         for predictor in (*measures, *TRIVIAL):
-            computed = {} if tasks is None else _correlate(tasks, predictor)
+            computed = {} if tasks is None else correlate(tasks, predictor)
             lines.append(common | {"measure": predictor} | computed | _paper_columns(row, predictor, computed))
     table = pd.DataFrame(lines, columns=COLUMNS).astype(dict.fromkeys(("n_tasks", "n_class_sets", "epochs"), "Int64"))
     floats = [c for c in COLUMNS if c in _FLOATS or c.startswith(("r_", "partial_", "leep_better_"))]
@@ -80,7 +81,7 @@ def predictors(run: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(accuracy=tasks.accuracy, **columns).dropna(subset="accuracy")
 
 
-def _correlate(tasks: pd.DataFrame, predictor: str) -> dict:
+def correlate(tasks: pd.DataFrame, predictor: str) -> dict:
     """A predictor's correlation, what is left of it given the number of classes, and how far LEEP is ahead."""
     if predictor not in tasks:
         return {"missing": f"{predictor} was not among the measures of this run"}

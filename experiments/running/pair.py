@@ -82,6 +82,11 @@ class SourceTarget:
             raise Invalid(f"source.{source.name}.n_classes must be {found} for its weights, got {source.n_classes}")
         return outputs
 
+    @cached_property
+    def source_labels(self) -> np.ndarray:
+        """The source model's most probable class of every training example."""
+        return self.outputs().train_probs.argmax(1)
+
     def identity(self) -> dict:
         """All that determines the tasks and their scores."""
         config, source, data = self.config, self.source, self.data

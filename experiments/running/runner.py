@@ -87,7 +87,7 @@ def _run_pair(pair: SourceTarget, failures: list[str]) -> None:
     print(f"{pair.source.name} ({weights} weights) → {pair.target.name} ({variant}): {folder}")
     _record_tasks(pair, folder)
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
-        failures += [f"{pair.source.name} → {pair.target.name}: {line}" for line in score_tasks(pair, scores)]
+        score_tasks(pair, folder, scores)
         for method in pair.methods:
             _run_method(pair, method, failures)
 

@@ -121,13 +121,17 @@ def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequen
     [0.0, -0.693147]
     """
     picked = _pick(name, arrays)
-    batched = None if is_outside(name) else getattr(_module(name), "score_class_tasks", None)
-    if batched is not None:
-        return batched(**picked, tasks=tasks)
+    if is_batched(name):
+        return _module(name).score_class_tasks(**picked, tasks=tasks)
     labels = check_labels("target_labels", arrays["target_labels"])
     memberships(tasks, np.unique(labels))
     rows = (np.flatnonzero(np.isin(labels, task)) for task in tasks)
     return np.array([score_task(name, {key: values[r] for key, values in picked.items()}) for r in rows], float)
+
+
+def is_batched(name: str) -> bool:
+    """Whether a measure has a `score_class_tasks` of its own, which shares work between tasks."""
+    return not is_outside(name) and hasattr(_module(name), "score_class_tasks")
 
 
 @functools.cache  # as slow as the measure of a small task
