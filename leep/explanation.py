@@ -80,10 +80,10 @@ def explain(
     Examples
     --------
     >>> found = explain([[0.75, 0.25], [1.0, 0.0], [0.0, 1.0]], ["cat", "cat", "dog"], source_names=["tabby", "wolf"])
-    >>> found.table[["class", "n_images"]].values.tolist()
-    [['cat', 2], ['dog', 1]]
-    >>> found.sources.iloc[0].source, found.hardest.iloc[0].row
-    ('tabby', 0)
+    >>> found.table["class"].tolist(), found.table["n_images"].tolist()
+    (['dog', 'cat'], [1, 2])
+    >>> found.sources["source"].tolist()
+    ['wolf', 'tabby', 'wolf']
     """
     probs = check_probs("probs", probs)
     names, codes = name_classes("labels", labels, class_names)

@@ -21,7 +21,7 @@ from leep.resampling import NoInterval, h_scores, leep_scores, nce_scores, resam
 from leep.standings import Standings, recommend, stand_by_accuracy, stand_by_score, would_more_change
 
 mpl.use("Agg")
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=25)
 
 
 def outputs(n=120, n_classes=3, distances=(1.5, 0.3), n_features=8, n_source_classes=9, seed=0):
