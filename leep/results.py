@@ -303,6 +303,9 @@ def record_not_scored(folder: Path, measures: Iterable[str], reasons: Mapping[st
     rows = {m: reason for m, reason in before.items() if m not in measures} | dict(reasons)
     if rows == before:
         return
+    if not rows:
+        path.unlink()
+        return
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["measure", "reason"], *sorted(rows.items())])
     write_atomically(path, text.getvalue().encode())

@@ -193,6 +193,7 @@ def test_whole_classes_batched_or_one_by_one(run_here, values, tmp_path):
     reasons = score_folder(folder, ["h_score", "transrate"], values, limit=0.0)
     assert list(reasons) == ["transrate"] and "too slow" in reasons["transrate"]  # H is batched
     assert score_folder(folder, ["transrate"], values) == {} and read_not_scored(folder) == {}
+    assert not (folder / "not_scored.csv").exists()
 
 
 def test_runs_without_a_pass_or_of_other_weights_are_left_out(run_here, values, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -347,7 +348,9 @@ def test_ctrl_c_in_another_process_loses_nothing_that_was_done(folder, tmp_path)
     )
     command = [sys.executable, str(tmp_path / "slow.py"), str(folder), str(tmp_path / "c")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    first = subprocess.Popen([*command, "hang"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's `&` has it ignored
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([*command, "hang"], preexec_fn=restore, env=env, **pipes)
     while first.stdout.readline() != "images\n":
         pass
     for _ in range(3):
