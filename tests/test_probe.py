@@ -128,7 +128,7 @@ def test_random_labels_are_guessed_by_chance_although_every_training_image_can_b
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads():
-    features, labels = blobs(150, 3, 40)
+    features, labels = blobs(400, 3, 300)
     found = []
     for threads in (1, 2):
         with threadpool_limits(threads, "blas"):
