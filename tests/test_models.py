@@ -594,6 +594,15 @@ def test_gluons_resnet18_gives_the_same_in_torchvision(torch):
     np.testing.assert_allclose(np.log(probs[:, :5] / probs[:, 735:736]), expected, atol=1e-4)
 
 
+def test_gluons_resnets_are_known_as_torchvisions(torch, tmp_path, monkeypatch):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    for name in ("resnet18_v1b-0123abcd.params", "resnet34_v1-0123abcd.params"):
+        (tmp_path / "models" / name).touch()
+    specs = [info.spec for info in known_models() if "=" in info.spec and info.available]
+    assert specs == [f"torchvision:resnet18={tmp_path}/models/resnet18_v1b-0123abcd.params"]
+
+
 # timm
 
 TIMM = "mobilenetv3_small_050"

@@ -36,6 +36,12 @@ def available() -> dict[str, bool]:
     return dict.fromkeys(sorted({name for name, _ in _weights_here()}), is_installed())
 
 
+def for_torchvision() -> dict[str, Path]:
+    """Files here whose networks torchvision has, too: `resnet18_v1b` is its `resnet18`."""
+    found = {name.removesuffix("_v1b"): path for name, path in _weights_here() if name.endswith("_v1b")}
+    return {name: path for name, path in found.items() if name.startswith("resnet")}
+
+
 def open_model(name: str, file: Path | None, *, device: str, download: bool, threads, options) -> Model:
     """A model of GluonCV's zoo with weights from a file, `$MXNET_HOME` or the bundled ones. Nothing is downloaded."""
     if not is_installed():

@@ -50,19 +50,22 @@ def known_models(search: Iterable[str | Path] = ()) -> list[ModelInfo]:
             continue
         found += [ModelInfo(f"{kind}:{name}", here, "" if here else f"--download, or {kind}:{name}=FILE")
                   for name, here in sorted(models.items(), key=lambda item: (not item[1], item[0]))]  # fmt: skip
-    return found + _gluon() + _onnx(search)
+    return found + _gluon(found) + _onnx(search)
 
 
-def _gluon() -> list[ModelInfo]:
-    from leep.models.gluon import available, is_installed
+def _gluon(others: list[ModelInfo]) -> list[ModelInfo]:
+    """Weights in MXNet's folder: of Gluon's models, and of those that torchvision has, too."""
+    from leep.models.gluon import available, for_torchvision, is_installed
 
     needs = (
         "" if is_installed() else "MXNet and GluonCV, on Python 3.11: pip install 'leep-transferability[experiments]'"
     )
-    models = available()
-    if not models:
-        return [ModelInfo("gluon:NAME", False, needs or "gluon:NAME=FILE")]
-    return [ModelInfo(f"gluon:{name}", here, needs) for name, here in models.items()]
+    known = {info.spec for info in others}
+    resnets = {f"torchvision:{name}": path for name, path in for_torchvision().items()}
+    infos = [ModelInfo(f"{spec}={path}", True) for spec, path in resnets.items() if spec in known]
+    models = available() or {"NAME": False}
+    return infos + [ModelInfo(f"gluon:{name}", here, "" if here else needs or "gluon:NAME=FILE")
+                    for name, here in models.items()]  # fmt: skip
 
 
 def _onnx(search: Iterable[str | Path]) -> list[ModelInfo]:
