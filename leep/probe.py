@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
-from scipy.optimize import minimize
 
 from leep.measures._check import check_finite, check_labels, check_matrix, check_same_length
 from leep.measures._classes import group_by_class
+from leep.measures._softmax import descend
 from leep.threads import map_in_threads
 
 N_FOLDS = 5
@@ -349,38 +349,12 @@ def solve(
     Each axis is scaled by the curvature there when each p(1 − p) is 1 / (4 n_classes). Without the scale L-BFGS takes
     ten times as many steps.
     """
-    n, rank = z.shape
-    n_classes, own = int(codes.max()) + 1, (np.arange(n), codes)
-    curvature = 1 / (4 * n_classes)
-    scale = np.append(1 / np.sqrt(curvature * variances + penalty), 1 / np.sqrt(curvature * n))[:, None]
-    shrink = np.append(np.full(rank, penalty), 0.0)[:, None]
-
-    def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:
-        head = scaled.reshape(rank + 1, n_classes) * scale
-        logits = z @ head[:-1]
-        logits += head[-1]
-        logits -= logits.max(axis=1, keepdims=True)
-        likelihood = logits[own].sum()
-        probs = np.exp(logits, out=logits)
-        totals = probs.sum(axis=1)
-        likelihood -= np.log(totals).sum()
-        probs /= totals[:, None]
-        probs[own] -= 1
-        gradient = shrink * head
-        value = -likelihood + 0.5 * float((gradient * head).sum())
-        gradient[:-1] += z.T @ probs
-        gradient[-1] += probs.sum(axis=0)
-        gradient *= scale
-        return value, gradient.ravel()
-
-    first = np.zeros((rank + 1, n_classes)) if start is None else np.vstack(start[:2]) / scale
-    small = tolerance * np.sqrt(n / 1000)
-    options = {"gtol": small, "ftol": 0.0, "maxiter": 20_000, "maxfun": 40_000}
-    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
-    if not np.abs(found.jac).max() <= 100 * small:
-        raise RuntimeError(f"the head must converge, got a gradient of {np.abs(found.jac).max():g}: {found.message}")
-    head = found.x.reshape(rank + 1, n_classes) * scale
-    return head[:-1], head[-1], float(found.fun)
+    small = tolerance * np.sqrt(len(z) / 1000)
+    first = None if start is None else start[:2]
+    weight, bias, minimum, steepest = descend(z, variances, codes, int(codes.max()) + 1, penalty, small, first)
+    if not steepest <= 100 * small:
+        raise RuntimeError(f"the head must converge, got a gradient of {steepest:g}")
+    return weight, bias, minimum
 
 
 def _keys(n: int, seed: int, *purpose: int) -> np.ndarray:

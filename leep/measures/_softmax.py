@@ -51,6 +51,33 @@ def fit(
     -----
     Each axis is scaled by the curvature there when each p (1 − p) is 1 / (4 n_classes): fewer steps are needed.
     """
+    small = tolerance * np.sqrt(len(z))
+    weight, bias, minimum, steepest = descend(z, squares, codes, n_classes, penalty, small)
+    if not steepest <= 1000 * small:
+        raise RuntimeError(f"the regression must converge, got a gradient of {steepest:g}")
+    return weight, bias, minimum
+
+
+def descend(
+    z: np.ndarray,
+    squares: np.ndarray,
+    codes: np.ndarray,
+    n_classes: int,
+    penalty: float,
+    small: float,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """L-BFGS for the minimum of `fit`, until the largest entry of the scaled gradient is at most `small`.
+
+    `start` is W and b to begin with, zeros if None.
+
+    Returns
+    -------
+    W, b, minimum
+        As `fit`.
+    steepest : float
+        The largest entry of the scaled gradient there; the caller says what it accepts.
+    """
     from scipy.optimize import minimize  # slow to import
 
     n, rank = z.shape
@@ -77,10 +104,8 @@ def fit(
         gradient *= scale
         return value, gradient.ravel()
 
-    small = tolerance * np.sqrt(n)
+    first = np.zeros((rank + 1, n_classes)) if start is None else np.vstack(start) / scale
     options = {"gtol": small, "ftol": 0.0, "maxiter": 20_000, "maxfun": 40_000}
-    found = minimize(objective, np.zeros((rank + 1) * n_classes), jac=True, method="L-BFGS-B", options=options)
-    if not np.abs(found.jac).max() <= 1000 * small:
-        raise RuntimeError(f"the regression must converge, got a gradient of {np.abs(found.jac).max():g}")
+    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     head = found.x.reshape(rank + 1, n_classes) * scale
-    return head[:-1], head[-1], float(found.fun)
+    return head[:-1], head[-1], float(found.fun), float(np.abs(found.jac).max())
