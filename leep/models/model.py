@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from leep.errors import Invalid
+from leep.sources.preprocess import normalise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = {
@@ -146,12 +147,7 @@ class Model:
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """uint8 `(n, size, size, 3)` → the model's input, float32 `(n, 3, size, size)`."""
-        scale = np.array([1 / (255 * s) for s in self.std], np.float32)
-        shift = np.array([-m / s for m, s in zip(self.mean, self.std)], np.float32)
-        out = np.empty((len(images), 3, self.size, self.size), np.float32)
-        np.multiply(images.transpose(0, 3, 1, 2), scale[:, None, None], out=out)
-        out += shift[:, None, None]
-        return out
+        return normalise(images, self.mean, self.std)
 
     def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """float32 `(n, 3, size, size)` → features `(n, d)` and probabilities `(n, k)` or None, float32.
