@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import SubFigure
 from matplotlib.patches import Rectangle
 
 from leep.transfer.method import find_methods
@@ -57,8 +56,10 @@ def scatter(ax: Axes, table: pd.DataFrame, x_label: str = "LEEP score (nats)", y
     return ax
 
 
-def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = "Average test accuracy") -> Axes:
-    """Mean accuracy by transferability level with the standard error and the number of tasks (Figures 2, 6, 7).
+def level_means(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = "Average test accuracy") -> Axes:
+    """Mean accuracy by transferability level with its standard error and the number of tasks (Figures 2, 3, 6, 7).
+
+    The paper draws bars. Points stand here instead, because their axis need not begin at zero: differences are seen.
 
     Parameters
     ----------
@@ -68,38 +69,22 @@ def level_bars(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str = 
     y_label : str
     """
     methods = list(dict.fromkeys(table.method))
-    width = 0.8 / len(methods)
     for k, method in enumerate(methods):
         style, groups = method_style(method), table[table.method == method].groupby("level").accuracy
         mean, error = groups.mean(), groups.sem().fillna(0)
-        x = mean.index + (k - (len(methods) - 1) / 2) * width
-        ax.bar(
-            x,
-            mean,
-            width,
-            yerr=error,
-            capsize=2,
-            color=style["color"],
-            hatch=style["hatch"],
-            edgecolor="white",
-            label=style["label"],
-            error_kw={"linewidth": 0.8},
-        )
-        for position, height, count in zip(x, mean + error, groups.size()):
+        x = mean.index + (k - (len(methods) - 1) / 2) * 0.16
+        look = {"color": style["color"], "marker": style["marker"], "label": style["label"]}
+        ax.errorbar(x, mean, error, **look, markersize=4, capsize=2, linewidth=0.8, elinewidth=0.8)
+        below = k == 0 and len(methods) > 1  # so that the numbers of two methods do not meet
+        at = {"xytext": (0, -2 if below else 2), "va": "top" if below else "bottom", "ha": "center"}
+        for position, height, count in zip(x, mean - error if below else mean + error, groups.size()):
             ax.annotate(
-                str(count),
-                (position, height),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6,
-                color="0.35",
+                str(count), (position, height), **at, textcoords="offset points", fontsize=6, color=style["color"]
             )
-    ax.set(
-        xlabel="Transferability level (LEEP)", ylabel=y_label, xticks=range(1, n_levels + 1), xlim=(0.5, n_levels + 0.5)
-    )
-    ax.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))  # room for the legend
-    ax.legend(loc="upper left", ncols=len(methods), columnspacing=1)
+    ax.set(xlabel="Transferability level (LEEP)", ylabel=y_label)
+    ax.set(xticks=range(1, n_levels + 1), xlim=(0.5, n_levels + 0.5))
+    ax.margins(y=0.12)  # room for the numbers
+    ax.legend(loc="lower right")
     return ax
 
 
@@ -129,7 +114,12 @@ def convergence(ax: Axes, table: pd.DataFrame, n_levels: int = 5, y_label: str =
             mean.index, mean, linestyle=style, color=color, label=f"level {level} ({count} task{'s' * (count != 1)})"
         )
         ax.fill_between(mean.index, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
-    ax.set(xlabel="Epoch", ylabel=y_label, xlim=(0, table.epoch.max()))
+    ax.set_xscale("symlog", linthresh=1, linscale=0.3)  # logarithmic from epoch 1 on; epoch 0 has a place too
+    last = int(table.epoch.max())
+    ticks = [0, *(t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= last)]
+    ax.set_xticks(ticks, map(str, ticks))
+    ax.minorticks_off()
+    ax.set(xlabel="Epoch", ylabel=y_label, xlim=(0, last))
     ax.legend(loc="lower right", title="LEEP, mean ± standard error")
     return ax
 
@@ -141,18 +131,54 @@ def candidates(ax: Axes, table: pd.DataFrame, predictor: str, x_label: str, y_la
     ----------
     ax : matplotlib Axes
     table : DataFrame with the columns `title`, `test_accuracy` and the predictor's, absent where a candidate has none
-        A candidate keeps its colour and marker in all panels of tables that hold the same candidates.
+        A candidate keeps its colour and marker in all panels of tables that hold the same candidates. A panel of a
+        predictor that none has is left out.
     predictor : str
     x_label, y_label : str
     """
+    if predictor not in table or table[predictor].isna().all():
+        ax.set_axis_off()
+        return ax
+    for row, look in _candidate_looks(table):
+        if pd.notna(row.get(predictor)):
+            ax.plot(row[predictor], row["test_accuracy"], **look, linestyle="", markersize=4.5, label=row["title"])
+    ax.locator_params(axis="x", nbins=4)
+    ax.set(xlabel=x_label, ylabel=y_label)
+    ax.margins(0.12)
+    return ax
+
+
+def candidate_names(ax: Axes, table: pd.DataFrame) -> Axes:
+    """The candidates' names right of the last of a line of panels, each at the height of its accuracy.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Of `candidates`. Its limits must not change afterwards.
+    table : DataFrame
+        As for `candidates`.
+    """
+    looks = sorted(_candidate_looks(table), key=lambda found: found[0]["test_accuracy"])
+    low, high = ax.get_ylim()
+    heights = np.array([(row["test_accuracy"] - low) / (high - low) for row, _ in looks])
+    for (row, look), height, place in zip(looks, heights, _apart(heights, gap=0.1)):
+        ax.plot([1, 1.06], [height, place], transform=ax.transAxes, clip_on=False, color="0.7", linewidth=0.5)
+        ax.plot(1.1, place, **look, transform=ax.transAxes, clip_on=False, markersize=4)
+        ax.text(1.17, place, row["title"], transform=ax.transAxes, va="center", fontsize=6)
+    return ax
+
+
+def _candidate_looks(table: pd.DataFrame) -> list[tuple[dict, dict]]:
     colors = colormaps["viridis"](np.linspace(0, 0.9, len(table)))
     by_title = table.sort_values("title").to_dict("records")
-    for row, color, marker in zip(by_title, colors, itertools.cycle("os^vDP<>X*")):
-        if pd.notna(row.get(predictor)):
-            ax.plot(row[predictor], row["test_accuracy"], marker, color=color, markersize=5, label=row["title"])
-    ax.set(xlabel=x_label, ylabel=y_label)
-    ax.margins(0.1)
-    return ax
+    return [(r, {"color": c, "marker": m}) for r, c, m in zip(by_title, colors, itertools.cycle("os^vDP<>X*"))]
+
+
+def _apart(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Ascending places that are at least `gap` apart, near `heights` (ascending), with the same mean."""
+    steps = gap * np.arange(len(heights))
+    places = np.maximum.accumulate(heights - steps) + steps
+    return places - (places - heights).mean()
 
 
 def heat_map(ax: Axes, values: pd.DataFrame, signs: pd.DataFrame) -> Axes:
@@ -180,16 +206,15 @@ def heat_map(ax: Axes, values: pd.DataFrame, signs: pd.DataFrame) -> Axes:
     return ax
 
 
-def message(ax: Axes, text: str, figure: SubFigure | None = None) -> Axes:
-    """A panel without data says what to run, in the middle of it or of a whole row of panels."""
+def message(ax: Axes, text: str) -> Axes:
+    """A picture without data says what to run."""
     box = {"boxstyle": "round,pad=0.6", "facecolor": "0.95", "edgecolor": "none"}
-    centre = figure.transSubfigure if figure else ax.transAxes
-    ax.text(0.5, 0.45, text, ha="center", va="center", transform=centre, fontsize=7, color="0.3", bbox=box)
+    ax.text(0.5, 0.45, text, ha="center", va="center", transform=ax.transAxes, fontsize=7, color="0.3", bbox=box)
     ax.set_axis_off()
     return ax
 
 
-def note(ax: Axes, text: str, width: int = 64) -> Axes:
+def note(ax: Axes, text: str, width: int = 68) -> Axes:
     """What must be known of a panel, in small type below it."""
     below = {"xytext": (0, -32), "textcoords": "offset points", "xycoords": "axes fraction"}
     wrapped = "\n".join(textwrap.wrap(text, width))

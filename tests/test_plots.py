@@ -26,14 +26,15 @@ def test_scatter_has_the_tasks_and_the_best_fit_line(ax):
     assert labels(ax) == ["Re-train head"]
 
 
-def test_level_bars_have_means_errors_and_counts(ax):
+def test_level_means_have_errors_and_counts(ax):
     table = pd.DataFrame({"method": "fine_tune", "level": [1, 1, 3], "accuracy": [0.2, 0.4, 0.9]})
-    plots.level_bars(ax, table)
-    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.3, 0.9])
+    plots.level_means(ax, table)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[1, 0.3], [3, 0.9]])
     assert [text.get_text() for text in ax.texts] == ["2", "1"]
     (errors,) = ax.containers[0].lines[2]
     # s = 0.1 · √2, divided by √2
     np.testing.assert_allclose([np.ptp(line[:, 1]) for line in errors.get_segments()], [0.2, 0], atol=1e-12)
+    assert ax.get_ylim()[0] > 0.1, "the axis shows the differences; it need not begin at zero"
 
 
 def test_convergence_has_a_curve_a_level(ax):
@@ -41,6 +42,7 @@ def test_convergence_has_a_curve_a_level(ax):
     plots.convergence(ax, pd.DataFrame(rows, columns=["task", "level", "epoch", "difference"]))
     assert labels(ax) == ["level 4 (1 task)", "level 1 (1 task)"]
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [-4, -2, -4 / 3])
+    assert ax.get_xscale() == "symlog" and [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2"]
 
 
 def test_candidates_have_a_marker_each(ax):
@@ -51,11 +53,29 @@ def test_candidates_have_a_marker_each(ax):
     assert line.get_label() == "b"
 
 
+def test_a_panel_of_a_predictor_that_no_candidate_has_is_left_out(ax):
+    plots.candidates(ax, pd.DataFrame({"title": ["a"], "test_accuracy": [0.5], "leep": [np.nan]}), "leep", "LEEP")
+    assert not ax.axison and not ax.lines
+
+
+def test_names_of_candidates_stand_apart_in_the_order_of_accuracy(ax):
+    table = pd.DataFrame({"title": ["b", "a", "c"], "test_accuracy": [0.5, 0.5, 0.9], "leep": [-2.0, -1.0, 0.0]})
+    ax.set_ylim(0, 1)
+    plots.candidate_names(ax, table)
+    # 0.5 and 0.5 become 0.45 and 0.55: a tenth apart, with the same mean; 0.9 stays
+    np.testing.assert_allclose(
+        plots._apart(np.array([0.5, 0.5, 0.9]), 0.1), np.array([0.5, 0.6, 0.9]) - 0.1 / 3, atol=1e-12
+    )
+    assert [text.get_text() for text in ax.texts] == ["a", "b", "c"]
+    places = [text.get_position()[1] for text in ax.texts]
+    assert min(np.diff(places)) > 0.0999
+
+
 def test_messages_and_notes(ax):
     plots.note(plots.message(ax, "run this"), "word " * 40)
     said, below = (text.get_text() for text in ax.texts)
     assert said == "run this"
-    assert max(map(len, below.splitlines())) <= 64
+    assert max(map(len, below.splitlines())) <= 68
 
 
 def test_heat_map_has_a_number_a_cell_and_frames_the_largest(ax):

@@ -14,7 +14,16 @@ from helpers.results import write_convergence, write_run
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from experiments.reporting.figures import FIGURES, NAMES, _notes, accuracy_data, convergence_data, draw
+from experiments.reporting.figures import (
+    FIGURES,
+    NAMES,
+    _notes,
+    accuracy_data,
+    convergence_data,
+    draw,
+    figure_panels,
+)
+from experiments.reporting.figures import main as draw_all
 from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL
 from experiments.reporting.render import (
     class_sets,
@@ -277,25 +286,43 @@ def test_latex_compiles(tmp_path):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures_draw_what_is_there_and_say_what_is_missing(tmp_path, name):
+def test_figures_draw_what_is_there_and_list_what_is_missing(tmp_path, name):
     figure = FIGURES[name]
     source, target = figure.source or "cifar10_resnet20", figure.target or "cifar100"
     experiment = figure.experiments[0]
     empty = draw(name, tmp_path, read_runs(tmp_path))
-    said = [ax.texts[0].get_text() for ax in empty.axes]
-    assert all("not computed: python run.py\nexperiment=" in text for text in said)
-    assert any(f"experiment={'convergence' if figure.is_convergence else experiment}" in text for text in said)
+    assert empty.figure is None and not empty.details and len(empty.missing) == len(figure_panels(figure))
+    assert all(": python run.py experiment=" in text for text in empty.missing)
+    assert any(f"experiment={'convergence' if figure.is_convergence else experiment}" in t for t in empty.missing)
     method = "cnaps" if name == "figure3" else "retrain_head"
     write_run(tmp_path, experiment, source=source, target=target, method=method)
     if figure.is_convergence:
         write_convergence(tmp_path, target)
-    fig = draw(name, tmp_path, read_runs(tmp_path))
-    drawn = [ax for ax in fig.axes if "30 tasks, scale=paper" in ax.texts[-1].get_text()]
+    picture = draw(name, tmp_path, read_runs(tmp_path))
+    (drawn,) = picture.figure.axes
+    assert len(picture.missing) == len(empty.missing) - 1
     title = (
-        f"{'ImageNet' if name == 'figure2' else 'CIFAR10'} → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
+        f"{'ImageNet' if name == 'figure2' else 'CIFAR10'}) → {'CIFAR100' if target == 'cifar100' else 'FashionMNIST'}"
     )
-    assert len(drawn) == 1 and title in drawn[0].get_title() and drawn[0].get_xlabel() and drawn[0].get_ylabel()
+    assert title in drawn.get_title() and drawn.get_xlabel() and drawn.get_ylabel()
+    assert "30 tasks" in drawn.texts[-1].get_text()
+    (details,) = picture.details
+    assert title in details and "30 tasks, scale=paper" in details
     plt.close("all")
+
+
+def test_figures_and_their_side_file_are_written(tmp_path, monkeypatch):
+    write_run(tmp_path, "large_balanced", target="cifar100")
+    stale = tmp_path / "figures" / "figure3.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of other results")
+    monkeypatch.setattr(sys, "argv", ["figures", str(tmp_path)])
+    draw_all()
+    found = {path.name for path in stale.parent.iterdir()}
+    assert found == {"figure1.pdf", "figure1.png", "figures.md"}
+    text = (stale.parent / "figures.md").read_text("utf-8")
+    assert text.count("\n## Figure ") == 9 and "30 tasks, scale=paper" in text
+    assert "- not computed: CIFAR10 → CIFAR100: `python run.py" not in text and "- not computed: (a) " in text
 
 
 def test_all_figures_of_the_paper_have_an_entry():
@@ -307,21 +334,20 @@ def test_figure2_is_the_small_settings_from_imagenet_to_cifar100(tmp_path):
         for method in ("retrain_head", "fine_tune"):
             write_run(tmp_path, setting, source="imagenet_resnet18", target="cifar100", method=method)
     runs = read_runs(tmp_path)
-    balanced, imbalanced = draw("figure2", tmp_path, runs).axes
-    assert balanced.get_title() == "(a) Small, balanced: ImageNet → CIFAR100"
-    assert imbalanced.get_title() == "(b) Small, imbalanced: ImageNet → CIFAR100"
+    balanced, imbalanced = draw("figure2", tmp_path, runs).figure.axes
+    assert balanced.get_title() == "(a) Small, balanced\nimagenet_resnet18 (ImageNet) → CIFAR100"
+    assert imbalanced.get_title() == "(b) Small, imbalanced\nimagenet_resnet18 (ImageNet) → CIFAR100"
     assert (balanced.get_ylabel(), imbalanced.get_ylabel()) == ("Average test accuracy", "Average test F1 score")
     one = runs[(runs.experiment == "small_imbalanced") & (runs.method == "fine_tune") & (runs.measure == "leep")]
     means = one.groupby(levels(one.score.to_numpy())).test_f1.mean()
     assert [c.get_label() for c in imbalanced.containers if c.get_label()[0] != "_"] == ["Re-train head", "Fine-tune"]
-    heights = [bar.get_height() for bar in imbalanced.patches[-len(means) :]]
-    np.testing.assert_allclose(heights, means)
+    np.testing.assert_allclose(imbalanced.containers[1].lines[0].get_xydata()[:, 1], means)
     plt.close("all")
 
 
 def test_figure1_shows_scores_accuracies_and_best_fit_lines(tmp_path):
     leep, accuracy = write_run(tmp_path, "large_balanced", target="cifar100")
-    ax = draw("figure1", tmp_path, read_runs(tmp_path)).axes[1]
+    (ax,) = draw("figure1", tmp_path, read_runs(tmp_path)).figure.axes
     np.testing.assert_allclose(ax.collections[0].get_offsets(), np.stack([leep, accuracy], axis=1))
     fit = stats.linregress(leep, accuracy)
     x, y = ax.lines[0].get_data()
@@ -404,6 +430,7 @@ def test_deviations_name_their_method_where_they_are_not_those_of_all():
             "task": [0, 1, 0],
             "method": ["retrain_head", "retrain_head", "fine_tune"],
             "scale": "quick",
+            "source": "net",
             "deviations": [("sample", "20 of 50 epochs")] * 2 + [("sample", "5 of 40 epochs")],
         }
     )
@@ -415,6 +442,8 @@ def test_deviations_name_their_method_where_they_are_not_those_of_all():
         "Fine-tune: 5 of 40 epochs",
     ]
     assert _notes(used[:2]) == ["2 tasks, scale=quick", "sample; 20 of 50 epochs"]
+    paper = used[:2].assign(scale="paper", source="net", deviations=[("own weights of net", "net for ResNet18")] * 2)
+    assert _notes(paper, short=True) == ["2 tasks", "own weights"]
 
 
 def test_levels_are_the_same_range_of_scores_for_both_methods(tmp_path):
@@ -429,8 +458,10 @@ def test_levels_are_the_same_range_of_scores_for_both_methods(tmp_path):
     data = accuracy_data(read_runs(tmp_path), rows, 0)
     assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 8}
     assert data.groupby("task")["level"].nunique().eq(1).all()
-    note = draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].texts[-1].get_text().replace("\n", " ")
-    assert "Re-train head: 30 tasks, scale=paper" in note and "Fine-tune: 8 tasks, scale=paper" in note
+    picture = draw("figure6", tmp_path, read_runs(tmp_path))
+    note = picture.figure.axes[0].texts[-1].get_text().replace("\n", " ")
+    assert "Re-train head: 30 tasks" in note and "Fine-tune: 8 tasks" in note and "scale" not in note
+    assert "Fine-tune: 8 tasks, scale=paper" in picture.details[0]
     plt.close("all")
 
 
@@ -477,7 +508,9 @@ def test_a_figure_shows_one_models_tasks_and_methods_from_outside(tmp_path):
     )
     data = accuracy_data(read_runs(tmp_path), rows, 0)
     assert data.groupby("method").task.nunique().to_dict() == {"retrain_head": 30, "fine_tune": 30, "mine": 30}
-    labels = [text.get_text() for text in draw("figure6", tmp_path, read_runs(tmp_path)).axes[1].get_legend().texts]
+    labels = [
+        text.get_text() for text in draw("figure6", tmp_path, read_runs(tmp_path)).figure.axes[0].get_legend().texts
+    ]
     assert labels == ["Re-train head", "Fine-tune", "mine"]
     plots.scatter(plt.figure().gca(), data)
     write_run(tmp_path, "small_balanced", target="cifar100", weights="gluon")

@@ -188,7 +188,7 @@ def _predicts(found, claim: dict) -> bool:
     return found.r is not None and found.r > claim["threshold"] and found.p_value < claim["p"]
 
 
-# The paper's predictors of Section 5.7, those that at least three candidates have, by name; LEEP is among them.
+# The paper's predictors of Section 5.7, those that enough candidates have, by name; LEEP is among them.
 CANDIDATES: dict[str, Callable[[dict, dict], bool]] = {
     "predicts": lambda found, claim: _predicts(found["leep"], claim),
     "best predictor": lambda found, claim: all(
@@ -202,7 +202,7 @@ def _judge_candidates(claim: dict, evidence: Evidence, holds: Callable) -> Findi
     """A condition on the predictors' correlations over the candidates for CIFAR100."""
     table = selection.candidates(evidence.runs, "cifar100", claim["of"][0], evidence.seed)
     found = {p: selection.correlate(table, p) for p in (*PAPER_MEASURES, "imagenet_top1")}
-    found = {p: c for p, c in found.items() if c.n >= 3}
+    found = {p: c for p, c in found.items() if c.n >= selection.MIN_CANDIDATES}
     if not found:
         return Finding(False, 0, 1, {})
     numbers = {label(p): f"{'undefined' if c.r is None else signed(c.r)} over {c.n}" for p, c in found.items()}

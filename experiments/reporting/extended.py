@@ -13,7 +13,7 @@ from experiments.reporting.cli import results_arguments, run_main
 from experiments.reporting.figures import STYLE, WIDTH
 from experiments.reporting.predictors import label, ordered
 from experiments.reporting.render import interval, markdown_lines, signed, starred
-from experiments.reporting.rows import paper_rows, select_run
+from experiments.reporting.rows import paper_rows, select_run, source_titles
 from experiments.reporting.table1 import UNDEFINED, correlate, predictors
 from leep import plots
 from leep.files import write_atomically
@@ -69,13 +69,13 @@ def build(results: Path, runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     selected = [(row, run) for row, run in selected if len(run) and run.task.nunique() >= 3]
     held = {measure for _, run in selected for measure in run.measure.unique()}
     measures = [measure for measure in ordered(held) if measure in held]
-    titles = {} if runs.empty else runs.groupby("source").source_title.first().to_dict()  # the first that is recorded
+    titles = source_titles(runs)
     lines = []
     for row, run in selected:
         tasks, first = predictors(run), run.iloc[0]
         reasons = read_not_scored((results / first.run).parent)
         common = {"row": row["row"], "section": row["section"], "method": first.method, "source": first.source}
-        title = f"{row['row']}  {row['algorithm']}, {titles[first.source] or first.source} → {row['target_data']}"
+        title = f"{row['row']}  {row['algorithm']}, {titles[first.source]} → {row['target_data']}"
         common |= {"target": first.target, "title": f"{title} ({row['section']})", "run": first.run}
         lines += [common | {"measure": m} | _line(tasks, m, reasons.get(m, "")) for m in measures]
     table = pd.DataFrame(lines, columns=COLUMNS).astype({"n_tasks": "Int64"})

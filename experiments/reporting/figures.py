@@ -18,8 +18,9 @@ from experiments.reporting import selection
 from experiments.reporting.cli import results_arguments, run_main
 from experiments.reporting.predictors import label
 from experiments.reporting.render import signed
-from experiments.reporting.rows import paper_rows, rank, select_run
+from experiments.reporting.rows import paper_rows, rank, select_run, source_titles
 from leep import plots
+from leep.files import write_atomically
 from leep.results import read_curves
 from leep.statistics import levels
 from leep.transfer.method import find_methods
@@ -40,6 +41,15 @@ class Figure:
     is_convergence: bool = False  # of the fine-tuned models of the experiment, against reference models
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure as drawn, or None where no panel has data."""
+
+    figure: plt.Figure | None
+    details: list[str]  # of each panel: its tasks, and what differs from the paper
+    missing: list[str]  # the panels that are not computed, and the command for each
+
+
 def _convergence(target: str, n_levels: int) -> Figure:
     plot = partial(plots.convergence, n_levels=n_levels)
     return Figure(["small_balanced"], plot, "Accuracy difference", n_levels, target=target, is_convergence=True)
@@ -50,19 +60,41 @@ FIGURES = {
     "figure1": Figure(["large_balanced"], plots.scatter, "Test {metric}"),
     "figure2": Figure(
         ["small_balanced", "small_imbalanced"],
-        plots.level_bars,
+        plots.level_means,
         AVERAGE,
         source="imagenet_resnet18",
         target="cifar100",
     ),
-    "figure3": Figure(["meta_transfer"], plots.level_bars, AVERAGE),
+    "figure3": Figure(["meta_transfer"], plots.level_means, AVERAGE),
     "figure4": _convergence("cifar100", 5),
-    "figure6": Figure(["small_balanced"], plots.level_bars, AVERAGE),
-    "figure7": Figure(["small_imbalanced"], plots.level_bars, AVERAGE),
+    "figure6": Figure(["small_balanced"], plots.level_means, AVERAGE),
+    "figure7": Figure(["small_imbalanced"], plots.level_means, AVERAGE),
     "figure8": _convergence("fashion_mnist", 2),
 }
 SELECTION = {"figure5": ["retrain_head"], "figure9": ["retrain_head", "fine_tune"]}  # a row of panels a method
 NAMES = sorted([*FIGURES, *SELECTION])
+CAPTIONS = {  # the paper's, shortened
+    "figure1": "LEEP scores vs. test accuracies of the transferred models of 200 random tasks constructed from "
+    "CIFAR100 data, with best-fit lines (Section 5.1).",
+    "figure2": "Performance of transferred models on small target data sets in five transferability levels predicted "
+    "from LEEP scores: (a) balanced, (b) imbalanced. The higher the level, the easier the transfer (Sections 5.2, "
+    "5.3).",
+    "figure3": "Average test accuracy of CNAPs on tasks in five transferability levels predicted from LEEP scores "
+    "(Section 5.4).",
+    "figure4": "Convergence of accuracy of fine-tuned models to the accuracy of reference models trained from scratch "
+    "using only the target data set, CIFAR100. Each curve is the average over tasks within the same transferability "
+    "level. At the zero line the fine-tuned models match the reference models (Section 5.5).",
+    "figure5": "Test accuracy vs. transferability predicted from LEEP, NCE, H score and ImageNet top-1 accuracy for "
+    "candidate source models. The transferred models are obtained by re-training the head classifier (Section 5.7).",
+    "figure6": "Average test accuracy of transferred models on small, balanced target data sets in five "
+    "transferability levels obtained from LEEP scores (Section 5.2, Appendix B).",
+    "figure7": "Average test F1 score of transferred models on small, imbalanced target data sets in five "
+    "transferability levels obtained from LEEP scores (Section 5.3, Appendix B).",
+    "figure8": "Convergence of accuracy of fine-tuned models to the accuracy of reference models trained from scratch "
+    "using only the target data set, FashionMNIST, in two transferability levels (Section 5.5, Appendix B).",
+    "figure9": "Test accuracy vs. transferability according to LEEP, NCE, H score and ImageNet top-1 accuracy for "
+    "candidate source models: re-trained heads and fine-tuned models (Section 5.7, Appendix B).",
+}
 WIDTH = 6.75  # inches: both columns of the paper, so that the fonts are as large there as in the style file
 METRICS = {"test_accuracy": "accuracy", "test_f1": "F1 score"}
 
@@ -151,65 +183,91 @@ def _with_reference(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(finished=finished)[place.isin(place[reference])]
 
 
-def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> plt.Figure:
-    """One figure of the paper; a panel without data says what to run, one with data how many tasks it shows."""
+def draw(name: str, results: Path, runs: pd.DataFrame, seed: int = 0) -> Picture:
+    """A figure of the paper. Panels without data are left out and listed."""
     if name in SELECTION:
         return _draw_selection(SELECTION[name], runs, seed)
-    figure = FIGURES[name]
-    panels = figure_panels(figure)
-    n_columns, n_rows = min(len(panels), 2), -(-len(panels) // 2)
-    fig, axes = plt.subplots(n_rows, n_columns, figsize=(WIDTH / 2 * n_columns, 2.75 * n_rows), squeeze=False)
-    for letter, ax, rows in zip("abcd", axes.flat, panels):
+    figure, panels, missing = FIGURES[name], [], []
+    titles = source_titles(runs)
+    of_figure = figure_panels(figure)
+    for letter, rows in zip("abcd", of_figure):
         data, used = panel_data(figure, rows, results, runs, seed)
         first = rows.iloc[0]
-        properties = f"{first.properties.capitalize()}: " if len(figure.experiments) > 1 else ""
-        source = first.source_data if data.empty else used.trained_on.iloc[0]  # another may stand in for the paper's
-        number = f"({letter}) " if len(panels) > 1 else ""
-        ax.set_title(f"{number}{properties}{source} → {first.target_data}")
-        if data.empty:
-            experiment = "convergence" if figure.is_convergence else first.experiment
-            scale = "" if used.empty else used.scale.iloc[0]
-            plots.message(ax, _what_to_run(experiment, seed, scale, source=first.source, target=first.target))
+        number = f"({letter}) " if len(of_figure) > 1 else ""
+        properties = f"{first.properties.capitalize()}\n" if len(figure.experiments) > 1 else ""
+        if not data.empty:  # another source may stand in for the paper's
+            source = f"{titles[used.source.iloc[0]]} ({used.trained_on.iloc[0]})"
+            panels.append((f"{number}{properties}{source} → {first.target_data}", data, used))
             continue
+        experiment = "convergence" if figure.is_convergence else first.experiment
+        scale = "" if used.empty else used.scale.iloc[0]
+        run = _what_to_run(experiment, seed, scale, source=first.source, target=first.target)
+        missing.append(_one_line(f"{number}{properties}{first.source_data} → {first.target_data}: {run}"))
+    if not panels:
+        return Picture(None, [], missing)
+    n_columns, n_rows = min(len(panels), 2), -(-len(panels) // 2)
+    size = (WIDTH / 2 * n_columns, 2.75 * n_rows)
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax, (title, data, used) in zip(axes.flat, panels):
+        ax.set_title(title)
         figure.plot(ax, data, y_label=figure.y_label.format(metric=METRICS[used.metric.iloc[0]]))
-        plots.note(ax, ". ".join(_notes(used)))
-    return fig
+        plots.note(ax, "; ".join(_notes(used, short=True)))
+    return Picture(fig, [_one_line(f"{title}: {'. '.join(_notes(used))}") for title, _, used in panels], missing)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", ": ")
 
 
 def _what_to_run(experiment: str, seed: int, scale: str = "", **names: str) -> str:
-    lines = ["not computed: python run.py", f"experiment={experiment}"]
-    lines += [f"'{key}=[{name}]'" for key, name in names.items()]
-    lines += [f"scale={scale}"] if scale else []
-    return "\n".join(lines + ([f"seed={seed}"] if seed else []))
+    parts = ["python run.py", f"experiment={experiment}", *(f"'{key}=[{name}]'" for key, name in names.items())]
+    parts += [f"scale={scale}"] if scale else []
+    return " ".join(parts + ([f"seed={seed}"] if seed else []))
 
 
-def _draw_selection(methods: list[str], runs: pd.DataFrame, seed: int) -> plt.Figure:
-    """Section 5.7: a row of panels a method and target, a panel a predictor, a marker a candidate."""
+def _draw_selection(methods: list[str], runs: pd.DataFrame, seed: int) -> Picture:
+    """Section 5.7: for each method and target a line of panels for each group of candidates, a panel a predictor.
+
+    A group is trained on the same data. Models of ImageNet and of CIFAR-10 are far apart, so that one axis for both
+    would show two spots.
+    """
     targets = [] if runs.empty else runs[runs.experiment == selection.EXPERIMENT].target.unique()
-    rows = [(m, t) for m in methods for t in ["cifar100", *sorted({*targets} - {"cifar100"})]]
-    tables = [selection.candidates(runs, target, method, seed) for method, target in rows]
-    heights = [1.1 if len(table) < 2 else 2.4 + 0.14 * -(-len(table) // 4) for table in tables]
-    fig = plt.figure(figsize=(WIDTH, sum(heights)))
-    parts = fig.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    predictors = selection.predictors(runs)
-    for letter, part, (method, target), table in zip("abcdefgh", parts, rows, tables):
-        line = part.subplots(1, len(predictors), sharey=True)
+    wanted = [(m, t) for m in methods for t in ["cifar100", *sorted({*targets} - {"cifar100"})]]
+    parts, details, missing = [], [], []
+    for letter, (method, target) in zip("abcdefgh", wanted):
+        table = selection.candidates(runs, target, method, seed)
         title = f"({letter}) {plots.method_style(method)['label']} → {paper_name(target)}"
         if len(table) < 2:
-            part.suptitle(title)
-            for ax in line:
-                ax.set_axis_off()
-            plots.message(line[0], _what_to_run(selection.EXPERIMENT, seed, target=target, method=method), part)
+            missing.append(f"{title}: {_what_to_run(selection.EXPERIMENT, seed, target=target, method=method)}")
             continue
-        for ax, predictor in zip(line, predictors):
-            plots.candidates(ax, table, predictor, label(predictor), "Test accuracy" if ax is line[0] else "")
-            found = selection.correlate(table, predictor)
-            ax.set_title(selection.describe(found) if found.r is None else f"r = {signed(found.r)}")
-        deviations = "; deviations: see source_selection.md" if table.deviations.map(len).any() else ""
-        part.suptitle(f"{title}: {len(table)} candidates, scale={table.scale.iloc[0]}{deviations}")
-        shown = max((ax.get_legend_handles_labels() for ax in line), key=lambda found: len(found[1]))
-        part.legend(*shown, loc="outside lower center", ncols=3)
-    return fig
+        groups = [  # a title need not name the data that the axis names
+            group.assign(title=group.title.str.removesuffix(f", {trained_on}"))
+            for trained_on, group in table.groupby("trained_on", sort=False)
+        ]
+        parts.append((title, table, groups))
+        deviations = dict.fromkeys(d for of_candidate in table.deviations for d in of_candidate)
+        details.append("; ".join([f"{title}: {len(table)} candidates, scale={table.scale.iloc[0]}", *deviations]))
+    if not parts:
+        return Picture(None, details, missing)
+    predictors = selection.predictors(runs)
+    heights = [0.5 + 1.75 * len(groups) for _, _, groups in parts]
+    fig = plt.figure(figsize=(WIDTH, sum(heights)))
+    places = fig.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (title, table, groups) in zip(places, parts):
+        lines = part.subplots(len(groups), len(predictors), sharey="row", squeeze=False)
+        for line, group in zip(lines, groups):
+            y_label = "Test accuracy" + (f"\n({group.trained_on.iloc[0]})" if len(groups) > 1 else "")
+            for ax, predictor in zip(line, predictors):
+                plots.candidates(ax, group, predictor, label(predictor), y_label if ax is line[0] else "")
+                if (r := selection.correlate(group, predictor).r) is not None:
+                    ax.set_title(f"r = {signed(r)}")
+            plots.candidate_names(line[-1], group)
+        found = {p: selection.correlate(table, p).r for p in predictors} if len(groups) > 1 else {}
+        over_all = ", ".join(f"{label(p)} {signed(r)}" for p, r in found.items() if r is not None)
+        part.suptitle(f"{title}: {len(table)} candidates" + (f"\nr over all: {over_all}" if over_all else ""))
+    return Picture(fig, details, missing)
 
 
 def paper_name(target: str) -> str:
@@ -218,13 +276,20 @@ def paper_name(target: str) -> str:
     return target if named.empty else named.iloc[0]
 
 
-def _notes(used: pd.DataFrame) -> list[str]:
-    """How many tasks, at what scale, and what differs from the paper; by method where they differ."""
+def _notes(used: pd.DataFrame, short: bool = False) -> list[str]:
+    """How many tasks, at what scale, and what differs from the paper; by method where they differ.
+
+    `short` leaves out what the title of a panel says, and scale=paper.
+    """
     counts, deviations = {}, {}
     for method, run in used.groupby("method", sort=False):
-        name = plots.method_style(method)["label"]
-        counts[name] = (f"{run.task.nunique()} tasks, scale={run.scale.iloc[0]}",)
+        name, scale = plots.method_style(method)["label"], run.scale.iloc[0]
+        counts[name] = (f"{run.task.nunique()} tasks" + ("" if short and scale == "paper" else f", scale={scale}"),)
         deviations[name] = run.deviations.iloc[0]
+        if short:
+            source = run.source.iloc[0]
+            kept = (d.removesuffix(f" of {source}") for d in deviations[name] if not d.startswith(f"{source} for "))
+            deviations[name] = tuple(kept)
     return [note for note in _by_method(counts) + _by_method(deviations) if note]
 
 
@@ -235,18 +300,36 @@ def _by_method(parts: dict[str, tuple[str, ...]]) -> list[str]:
     return ["; ".join(common)] + [f"{name}: {text}" for name, text in own.items() if text]
 
 
+def to_markdown(pictures: dict[str, Picture]) -> str:
+    """What each figure shows, what differs from the paper there, and what is not computed."""
+    parts = ["# Figures\n", "Of every panel: the tasks behind it, and what differs from the paper."]
+    for name, picture in pictures.items():
+        parts.append(f"\n## {name.replace('figure', 'Figure ')}\n\n{CAPTIONS[name]}\n")
+        parts += [f"- {line}" for line in picture.details]
+        parts += [f"- not computed: {title}: `{run}`" for title, run in (m.rsplit(": ", 1) for m in picture.missing)]
+    return "\n".join(parts) + "\n"
+
+
 def main() -> None:
-    """Draw every figure as PDF and PNG into the results folder."""
+    """Draw every figure as PDF and PNG into the results folder, and figures.md, which tells of each panel."""
     results, runs, seed = results_arguments(__doc__)
     plt.style.use(STYLE)
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
-    for name in NAMES:
-        fig = draw(name, results, runs, seed)
+    pictures = {name: draw(name, results, runs, seed) for name in NAMES}
+    for name, picture in pictures.items():
         for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-            fig.savefig(folder / f"{name}.{suffix}", metadata=metadata)
-        plt.close(fig)
-        print(f"{name}: {folder / name}.pdf, .png")
+            path = folder / f"{name}.{suffix}"
+            if picture.figure is None:
+                path.unlink(missing_ok=True)  # of other results, before
+            else:
+                picture.figure.savefig(path, metadata=metadata)
+        if picture.figure is not None:
+            plt.close(picture.figure)
+            print(f"{name}: {folder / name}.pdf, .png")
+        for line in picture.missing:
+            print(f"{name}: not computed: {line}")
+    write_atomically(folder / "figures.md", to_markdown(pictures).encode())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from experiments.reporting import extended
 from experiments.reporting import render as text
 from experiments.reporting.claims import Evidence, judge, read_claims
 from experiments.reporting.cli import results_arguments, run_main
-from experiments.reporting.figures import NAMES, STYLE, draw
+from experiments.reporting.figures import CAPTIONS, NAMES, STYLE, draw
 from experiments.reporting.predictors import label
 from experiments.reporting.rows import PAPER_TASKS, command
 from experiments.reporting.table1 import build_table
@@ -24,17 +24,6 @@ from leep.files import write_atomically
 from leep.results import read_setting, read_times
 
 HERE = Path(__file__).parent
-CAPTIONS = {
-    "figure1": "LEEP scores vs. test accuracies, with best-fit lines (Section 5.1).",
-    "figure2": "Small target data sets by transferability level: the typical case of Sections 5.2 and 5.3.",
-    "figure3": "Average test accuracy of CNAPs by transferability level (Section 5.4).",
-    "figure4": "Convergence of fine-tuned models to reference models, CIFAR100 (Section 5.5).",
-    "figure5": "Test accuracy vs. predictors for candidate source models, re-trained heads (Section 5.7).",
-    "figure6": "Average test accuracy by transferability level, small and balanced (Section 5.2, Appendix B).",
-    "figure7": "Average test F1 score by transferability level, small and imbalanced (Section 5.3, Appendix B).",
-    "figure8": "Convergence of fine-tuned models to reference models, FashionMNIST (Section 5.5, Appendix B).",
-    "figure9": "Test accuracy vs. predictors for candidate source models, both methods (Section 5.7, Appendix B).",
-}
 
 
 def read_choices() -> list[dict]:
@@ -103,7 +92,8 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     measured = extended.build(results, runs, seed)
     with plt.style.context(STYLE):
         picture = svg(extended.draw(measured), "measures", extended.FIGURE_CAPTION)
-        figures = {name: svg(draw(name, results, runs, seed), name, CAPTIONS[name]) for name in NAMES}
+        figures = {name: draw(name, results, runs, seed) for name in NAMES}
+        drawn = {name: svg(f.figure, name, CAPTIONS[name]) for name, f in figures.items() if f.figure}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((HERE / "report.html").read_text("utf-8")).render(
         seed=seed,
@@ -122,6 +112,7 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
         picture=picture,
         picture_caption=extended.FIGURE_CAPTION,
         figures=figures,
+        drawn=drawn,
         captions=CAPTIONS,
         claims=[(claim, judge(claim, evidence)) for claim in read_claims()],
         choices=read_choices(),

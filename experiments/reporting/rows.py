@@ -64,6 +64,12 @@ def select_run(runs: pd.DataFrame, row, seed: int = 0) -> pd.DataFrame:
     return run.assign(deviations=[(other, *deviations) for deviations in run.deviations])
 
 
+def source_titles(runs: pd.DataFrame) -> dict[str, str]:
+    """How readers call each source: the first title that a run recorded, or its name in the configuration."""
+    titles = {} if runs.empty else runs.groupby("source").source_title.first()
+    return {name: name if pd.isna(title) else title for name, title in dict(titles).items()}
+
+
 def command(row, seed: int = 0, **values) -> str:
     """The command that computes a row: its `experiment`, `source`, `target`, `method`, and further `values`."""
     lists = [f"'{key}=[{row[key]}]'" for key in ("source", "target", "method")]

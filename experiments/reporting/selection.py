@@ -12,6 +12,7 @@ from leep.files import write_atomically
 from leep.statistics import Correlation, pearson
 
 EXPERIMENT = "source_selection"
+MIN_CANDIDATES = 5  # a correlation over fewer says nothing
 NOTE = (
     "H scores of models with different feature dimensions stand side by side as in the paper, which does not correct "
     "for it: their range grows with the dimension."
@@ -24,9 +25,9 @@ def candidates(runs: pd.DataFrame, target: str, method: str, seed: int = 0) -> p
     Returns
     -------
     DataFrame, a row a candidate, the most accurate first
-        `source`, `title`, a column a measure, `imagenet_top1` (percent), `test_accuracy`, `scale`, `epochs`, `engine`,
-        `deviations`, `run`. A predictor that a candidate lacks is absent. All share scale, epochs, engine: those that
-        most candidates have.
+        `source`, `title`, `trained_on`, a column a measure, `imagenet_top1` (percent), `test_accuracy`, `scale`,
+        `epochs`, `engine`, `deviations`, `run`. A predictor that a candidate lacks is absent. All share scale, epochs,
+        engine: those that most candidates have.
     """
     if runs.empty:
         return pd.DataFrame()
@@ -40,7 +41,7 @@ def candidates(runs: pd.DataFrame, target: str, method: str, seed: int = 0) -> p
         run = min((group for _, group in of_source.groupby("run")), key=rank)
         first = run.iloc[0]
         title = (first.source_title or source) + (f", {first.trained_on}" if first.trained_on != "ImageNet" else "")
-        shared = ("imagenet_top1", "test_accuracy", "scale", "epochs", "engine", "deviations", "run")
+        shared = ("trained_on", "imagenet_top1", "test_accuracy", "scale", "epochs", "engine", "deviations", "run")
         scores = run.set_index("measure").score
         rows.append({"source": source, "title": title, **scores, **{key: first[key] for key in shared}})
     return pd.DataFrame(rows).sort_values("test_accuracy", ascending=False, ignore_index=True)
@@ -53,9 +54,9 @@ def predictors(runs: pd.DataFrame) -> list[str]:
 
 
 def correlate(table: pd.DataFrame, predictor: str) -> Correlation:
-    """A predictor's correlation with the test accuracy over the `n` candidates that have it; undefined below three."""
+    """A predictor's correlation with the test accuracy over the `n` candidates that have it; undefined below five."""
     rows = table.dropna(subset=predictor) if predictor in table else table.iloc[:0]
-    if len(rows) < 3:
+    if len(rows) < MIN_CANDIDATES:
         return Correlation(None, None, None, None, len(rows))
     return pearson(rows[predictor].to_numpy(float), rows.test_accuracy.to_numpy())
 
@@ -65,7 +66,7 @@ def describe(correlation: Correlation) -> str:
     if correlation.r is not None:
         spread = interval(correlation.low, correlation.high)
         return f"{signed(correlation.r)} {spread}, {p_text(correlation.p_value)}, {correlation.n} candidates"
-    return "undefined: constant" if correlation.n >= 3 else f"not computed over {correlation.n} candidates"
+    return "undefined: constant" if correlation.n >= MIN_CANDIDATES else f"not computed over {correlation.n} candidates"
 
 
 def to_markdown(runs: pd.DataFrame, seed: int = 0) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.reporting.cli import results_arguments, run_main
 from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL, of_table1
 from experiments.reporting.render import to_latex, to_markdown, to_terminal
-from experiments.reporting.rows import PAPER_TASKS, command, needs, paper_rows, select_run
+from experiments.reporting.rows import PAPER_TASKS, command, needs, paper_rows, select_run, source_titles
 from leep.files import write_atomically
 from leep.statistics import compare_independent, paired_difference, partial_pearson, pearson
 
@@ -48,7 +48,7 @@ def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     lines = []
     selected = [(row, select_run(runs, row, seed)) for _, row in paper_rows().iterrows()]
-    titles = {} if runs.empty else runs.groupby("source").source_title.first().to_dict()  # the first that is recorded
+    titles = source_titles(runs)
     measures = of_table1(measure for _, run in selected if len(run) for measure in run.measure.unique())
     for row, run in selected:
         common = {key: row[key] for key in COLUMNS if key in row}
@@ -58,7 +58,7 @@ def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         else:
             first, tasks = run.iloc[0], predictors(run)
             common |= {key: first[key] for key in OF_RUN}
-            common |= {"run_model": titles[first.source] or first.source, "run_data": first.trained_on}
+            common |= {"run_model": titles[first.source], "run_data": first.trained_on}
         for predictor in (*measures, *TRIVIAL):
             computed = {} if tasks is None else correlate(tasks, predictor)
             lines.append(common | {"measure": predictor} | computed | _paper_columns(row, predictor, computed))
