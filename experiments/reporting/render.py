@@ -109,7 +109,10 @@ def table_rows(table: pd.DataFrame) -> list[Row]:
     for _, lines in table[~table.measure.isin(TRIVIAL)].groupby("row"):
         first, best = lines.iloc[0], lines.r.round(3).max()
         cells = [_cell(line, best) for line in lines.itertuples()]
-        rows.append(Row(first, cells, " ".join(letters[deviation] for deviation in first.deviations)))
+        of_row = sorted(
+            (letters[deviation] for deviation in first.deviations), key=lambda letter: (len(letter), letter)
+        )
+        rows.append(Row(first, cells, " ".join(of_row)))
     return rows
 
 
