@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from experiments.reporting.claims import VERDICTS, Evidence, Finding, judge, read_claims, zero
 from experiments.reporting.figures import FIGURES, NAMES
-from experiments.reporting.report import read_choices, render
+from experiments.reporting.report import read_choices, render, settings, sources
 from experiments.reporting.table1 import build_table
 from leep.results import read_runs
 
@@ -122,16 +122,12 @@ def test_zero_of_a_curve_by_hand(values, epoch):
 def test_choices_are_the_configurations():
     here = {choice["open"]: choice["here"] for choice in read_choices()}
     load = lambda group, name: OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")  # noqa: E731
-    cifar, imagenet = (load("source", name)[name] for name in ("cifar10_resnet20", "imagenet_resnet18"))
-    small, meta = load("experiment", "small_balanced"), load("experiment", "meta_transfer")
-    assert f"resized (bilinear) to {imagenet.size} pixels" in here["Input size for ImageNet models"]
-    for numbers in (imagenet.mean, imagenet.std, cifar.mean, cifar.std):
-        assert " ".join(f"{v:.3f}" for v in numbers) in here["Normalisation of target images"]
-    assert f"resized from 28 to {cifar.size} pixels" in here["FashionMNIST for a colour model"]
-    assert here["ResNet18, ResNet20"] == f"GluonCV's {imagenet.model} and {cifar.model}"
+    small, meta, large = (load("experiment", name) for name in ("small_balanced", "meta_transfer", "large_balanced"))
+    assert here["Number of classes, Section 5.1"] == f"uniform over {large.task.min_classes} … {large.task.max_classes}"
     for name in ("retrain_head", "fine_tune", "from_scratch"):
         method = load("method", name)[name]
         assert here["Momentum, weight decay"] == f"{method.momentum:g} and {method.weight_decay:g}"
+    assert f"rate {method.learning_rate}, batches of {method.batch_size}" in here["Reference models, Section 5.5"]
     epochs = here["Epochs, small and balanced"]
     assert (
         f"head {small.epochs.retrain_head} " in epochs and f"fine-tune {small.epochs.fine_tune} on CIFAR100" in epochs
@@ -173,6 +169,17 @@ def test_page_holds_table_figures_claims_and_settings(page):
     assert "python run.py experiment=small_balanced 'source=" in html.unescape(page) and "deviations" in page
     assert page.count('data-measure="log_me"') == 21 and "Intervals over sets of classes" in page
     assert "our interval in" in page
+
+
+def test_sources_are_those_of_the_runs_each_once(tmp_path):
+    write_run(tmp_path, "small_balanced")
+    write_run(tmp_path, "small_imbalanced")
+    write_run(tmp_path, "small_balanced", weights="gluon")
+    found = sources(settings(tmp_path))
+    assert [(line["name"], line["weights"]) for line in found] == [
+        ("cifar10_resnet20", "bundled"),
+        ("cifar10_resnet20", "gluon"),
+    ]
 
 
 def test_page_is_the_same_when_made_again(page, tmp_path):

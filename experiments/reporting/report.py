@@ -73,6 +73,18 @@ def settings(results: Path) -> list[dict]:
     ]
 
 
+def sources(runs: list[dict]) -> list[dict]:
+    """Every source model that ran, its weights, and what was done to the images, from the `settings` of the runs."""
+    found = {}
+    for run in runs:
+        setting = run["tasks"]["setting"]
+        source, engine = setting["source"], setting["engine"]
+        how = {"engine": f"{engine['name']} {engine['precision']}", **source["preprocessing"]}
+        line = {key: source.get(key) for key in ("name", "model", "weights")} | how
+        found.setdefault(tuple(map(str, line.values())), line)
+    return sorted(found.values(), key=lambda line: (line["name"], line["weights"], line["engine"]))
+
+
 def svg(fig: plt.Figure, name: str, title: str) -> Markup:
     """A figure as an element of a page, without addresses of the network."""
     buffer = io.StringIO()
@@ -87,7 +99,7 @@ def svg(fig: plt.Figure, name: str, title: str) -> Markup:
 
 def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
     """The page as text."""
-    table = build_table(runs, seed)
+    table, ran = build_table(runs, seed), settings(results)
     evidence = Evidence(results, runs, seed, table)
     measured = extended.build(results, runs, seed)
     with plt.style.context(STYLE):
@@ -117,7 +129,8 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
         claims=[(claim, judge(claim, evidence)) for claim in read_claims()],
         choices=read_choices(),
         behind=runs_behind(table, results, seed),
-        settings=settings(results),
+        settings=ran,
+        sources=sources(ran),
     )
 
 

@@ -66,7 +66,8 @@ def write_run(
         "target": {"name": target},
         "engine": {"name": "gluon", "precision": "float32"},
     }
-    outer["source"]["weights"] = weights
+    outer["source"] |= {"weights": weights, "model": "a_network"}
+    outer["source"]["preprocessing"] = {"size": 32, "mean": [0.5] * 3, "std": [0.2] * 3, "resize": "bilinear"}
     outer |= {"stream": f"{experiment}/{target}"} if stream else {}
     open_folder(folder, outer, {"deviations": list(deviations)}, {})
     inner = folder / f"{method}-{scale}"
