@@ -30,6 +30,7 @@ from experiments.reporting.render import (
     controls,
     layout,
     notes,
+    signed,
     summary,
     to_latex,
     to_markdown,
@@ -40,6 +41,7 @@ from experiments.reporting.table1 import COLUMNS, UNDEFINED, build_table, to_csv
 from leep import plots
 from leep.results import read_runs
 from leep.statistics import levels, pearson
+from scripts.sensitivity import to_markdown as sensitivity
 
 
 def line(table, row, measure):
@@ -540,3 +542,13 @@ def test_reporting_imports_no_runner_no_configuration_and_no_model():
     loaded = ast.literal_eval(done.stdout)
     assert "experiments.reporting.report" in loaded
     assert all(name.startswith(("experiments.reporting", "experiments.terminal")) for name in loaded)
+
+
+def test_sensitivity_has_a_line_a_variant_and_the_papers_numbers(tmp_path):
+    write_run(tmp_path, "small_balanced", n=25)
+    table = build_table(read_runs(tmp_path))
+    lines = sensitivity({"as in Table 1": table, "nothing ran": build_table(read_runs(tmp_path / "none"))}).splitlines()
+    cells = [[cell.strip() for cell in text.strip("|").split("|")] for text in lines]
+    column = cells[0].index("Row 5: LEEP")
+    assert [row[column] for row in cells[2:]] == [signed(line(table, 5, "leep").r), "—", "+0.518"]
+    assert cells[2][cells[0].index("Row 3: LEEP")] == "—"
