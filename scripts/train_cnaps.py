@@ -22,7 +22,7 @@ from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import find_weights
 from leep.transfer.cnaps.adaptation import build_cnaps, save_adaptation
 from leep.transfer.cnaps.episodes import MIN_WAYS
-from leep.transfer.cnaps.meta_training import Pool, meta_train, validate
+from leep.transfer.cnaps.meta_training import Pool, meta_train, pool_features, validate, whitening
 
 
 def load_pool(conf, root, size: int) -> tuple[Pool, Pool, list[str]]:
@@ -76,7 +76,6 @@ def run(cfg) -> None:
     engine, seed = create_engine(**cfg.engine), np.random.SeedSequence(cfg.seed, spawn_key=(0,))
     shape = source.model, source.n_classes, weights.path, source.mean, source.std, cfg.variant
     net = build_cnaps(*shape, seed)
-    learner = engine.meta_learner(net)
     out = Path(cfg.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     of_data = [hashlib.sha256(pool.images).hexdigest() for pool in (*pools, *held_out)]
@@ -91,6 +90,13 @@ def run(cfg) -> None:
     names = ("steps", "tasks_per_step", "learning_rate", "anneal", "max_support", "max_ways")
     names += "validate_every", "validation_tasks"
     options = {k: cfg[k] for k in names} | {"prepare": prepare, "seed": cfg.seed}
+    if not checkpoint.exists():
+        from leep.engines.graph import update_weights  # imports MXNet, after the engine has set its threads
+        from leep.sources.zoo import load
+
+        predict = engine.predictor(load(source.model, source.n_classes, weights.path))
+        update_weights(net, whitening(*pool_features(predict, pools, Preprocessing(cfg.size, source.mean, source.std))))
+    learner = engine.meta_learner(net)
     if not checkpoint.exists():
         bounds = cfg.max_support, cfg.max_ways
         start = np.mean(validate(learner, held_out, prepare, cfg.seed, cfg.validation_tasks, *bounds))

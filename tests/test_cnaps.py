@@ -44,6 +44,8 @@ def build_cnaps(variant="film", r=0.3, seed=1):
     for name, parameter in learned.items():
         if name.endswith(".r"):
             parameter.set_data(r * rng.standard_normal(parameter.shape))
+        elif name == "whiten.weight":
+            parameter.set_data(np.eye(64) + rng.standard_normal(parameter.shape) / 50)
         elif name.endswith(("bias", "beta")):
             parameter.set_data(rng.standard_normal(parameter.shape) / 10)
     return net
@@ -156,16 +158,18 @@ def adapted_source(net, variant, context):
 def reference(net, variant, context, classes, query):
     """Logits, and what they are made of."""
     weights = {k: v.astype(float) for k, v in get_weights(net).items()}
-    features = adapted_source(net, variant, context)
+    adapted = adapted_source(net, variant, context)
+    features = lambda images: dense(weights, "whiten", adapted(images))  # noqa: E731
     means = np.stack([features(context)[classes[:, k] == 1].mean(0) for k in range(classes.shape[1])])
     hidden, bias = means, means
     for k in (0, 2):
         hidden = elu(dense(weights, f"classifier.weight.{k}", hidden))
         bias = elu(dense(weights, f"classifier.bias.{k}", bias))
     rows = means + dense(weights, "classifier.weight.4", hidden)
-    bias = dense(weights, "classifier.bias.4", bias)[:, 0]
+    bias = dense(weights, "classifier.bias.4", bias)[:, 0] - np.square(means).sum(1) / 2
     found = features(query)
-    return SimpleNamespace(logits=found @ rows.T + bias, features=found, means=means, hidden=hidden)
+    shared = np.square(found).sum(1, keepdims=True) / 2  # of all classes: softmax takes it off again
+    return SimpleNamespace(logits=found @ rows.T + bias - shared, features=found, means=means, hidden=hidden)
 
 
 @pytest.fixture(scope="module")
@@ -176,20 +180,20 @@ def learners():
 
 
 @pytest.mark.parametrize(
-    ("model", "variant", "generators", "classifier"),
+    ("model", "variant", "generators", "classifier", "whiten"),
     [
-        ("resnet18_v1", "film", 8_448_960, 788_485),
-        ("resnet18_v1", "film_ar", 13_244_608, 788_485),
-        ("cifar_resnet20_v1", "film", 206_192, 12_549),
-        ("cifar_resnet20_v1", "film_ar", 375_664, 12_549),
+        ("resnet18_v1", "film", 8_448_960, 788_485, 512 * 513),
+        ("resnet18_v1", "film_ar", 13_244_608, 788_485, 512 * 513),
+        ("cifar_resnet20_v1", "film", 206_192, 12_549, 64 * 65),
+        ("cifar_resnet20_v1", "film_ar", 375_664, 12_549, 64 * 65),
     ],
 )
-def test_counts_of_learned_parameters(model, variant, generators, classifier):
+def test_counts_of_learned_parameters(model, variant, generators, classifier, whiten):
     counts = Counter()
     for name, p in Cnaps(build(model, 10), MEAN, STD, variant)._collect_params_with_prefix().items():
         if p.grad_req != "null":
             counts[name.split(".")[0]] += int(np.prod(p.shape))
-    assert counts == {"set_encoder": 150_144, "stages": generators, "classifier": classifier}
+    assert counts == {"set_encoder": 150_144, "stages": generators, "classifier": classifier, "whiten": whiten}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -209,18 +213,18 @@ def get_weights_of(net):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_without_modulation_the_features_are_the_sources_own(variant):
-    """With a classifier that adds nothing to the class means, logits are products of the source's features."""
+def test_without_modulation_it_is_the_nearest_mean_of_the_sources_features(variant):
+    """With a classifier that adds nothing and features as they are, logits are half of minus the squared distances."""
     net, (context, classes, query, _) = build_cnaps(variant, r=0), draw_task()
     zeros = {n: 0 * v for n, v in get_weights_of(net).items() if n.startswith("classifier.")}
-    update_weights(net, zeros)
+    update_weights(net, zeros | {"whiten.weight": np.eye(64), "whiten.bias": np.zeros(64)})
     predict = ENGINE.predictor(build_source())
     of_context, of_query = (predict(normalized(images))[0].astype(float) for images in (context, query))
     means = classes.T.astype(float) @ of_context / classes.sum(0)[:, None]
-    found, expected = ENGINE.meta_learner(net).predict(context, classes, query), of_query @ means.T
+    found = ENGINE.meta_learner(net).predict(context, classes, query)
+    expected = -0.5 * np.square(of_query[:, None] - means).sum(2)
     assert np.ptp(expected) > 0.1 * np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=2e-6)  # of a sum of 64 products
-    assert_close(found, expected, 4e-7)
+    assert_close(found, expected, 4e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -280,7 +284,9 @@ def without_gradient(name):
 def test_gradients_reach_every_learned_block(variant):
     found, _ = gradients(build_cnaps(variant), [draw_task()])
     assert not any(n.startswith("source.") for n in found)
-    assert sum(v.size for v in found.values()) == 150_144 + {"film": 206_192, "film_ar": 375_664}[variant] + 12_549
+    assert (
+        sum(v.size for v in found.values()) == 150_144 + {"film": 206_192, "film_ar": 375_664}[variant] + 12_549 + 4_160
+    )
     for name, value in found.items():
         assert np.isfinite(value).all(), name
         of_block = max(np.abs(v).max() for n, v in found.items() if n.split(".")[:2] == name.split(".")[:2])

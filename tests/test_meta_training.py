@@ -25,7 +25,14 @@ from leep.tasks import EXPERIMENTS, Task, draw_meta_transfer
 from leep.transfer.cnaps import CnapsMethod
 from leep.transfer.cnaps.adaptation import find_adaptation, save_adaptation
 from leep.transfer.cnaps.episodes import draw_episode, draw_shots
-from leep.transfer.cnaps.meta_training import Pool, meta_train, one_hot, validate
+from leep.transfer.cnaps.meta_training import (
+    Pool,
+    meta_train,
+    one_hot,
+    pool_features,
+    validate,
+    whitening,
+)
 from leep.transfer.method import Budget
 from scripts.train_cnaps import load_pool
 
@@ -182,6 +189,36 @@ def test_a_pool_that_is_not_turned_is_as_it_is():
     pool = Pool("p", images, labels)
     assert pool.all_labels.tolist() == labels.tolist()
     np.testing.assert_array_equal(pool.take(np.array([4, 1])), images[[4, 1]])
+
+
+def test_whitened_features_have_a_spherical_covariance_within_classes():
+    rng = np.random.default_rng(0)
+    labels, skew = np.repeat([3, 7, 8], 500), rng.standard_normal((4, 4))
+    features = 5 * labels[:, None] + rng.standard_normal((1500, 4)) @ skew
+    found = whitening(features, labels, shrinkage=0.0)
+    white = features @ found["whiten.weight"].T + found["whiten.bias"]
+    centred = white - np.stack([white[labels == c].mean(0) for c in labels])
+    np.testing.assert_allclose(centred.T @ centred / 1500, np.eye(4), atol=1e-4)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-4)
+
+
+def test_whitening_by_hand():
+    """Two classes of two examples: within them the first feature deviates by ±1, the second by ±2; shrunk by a half."""
+    features = np.array([[-1.0, 0], [1, 0], [10, 3], [10, 7]])
+    found = whitening(features, np.array([0, 0, 1, 1]), shrinkage=0.5)
+    # S = diag(1/2, 2), tr(S)/2 = 1.25; half of each: diag(0.875, 1.625)
+    np.testing.assert_allclose(found["whiten.weight"], np.diag([0.875**-0.5, 1.625**-0.5]), atol=1e-6)
+    np.testing.assert_allclose(found["whiten.bias"], [-5 * 0.875**-0.5, -2.5 * 1.625**-0.5], atol=1e-5)
+
+
+def test_features_of_pools_are_of_every_class_and_turn():
+    images = np.arange(2 * 2 * 2 * 1, dtype=np.uint8).reshape(2, 2, 2, 1).repeat(3, 0)
+    pools = Pool("a", images, np.repeat([0, 1], 3), turned=True), Pool("b", images[:3], np.zeros(3, int))
+    prepare = lambda taken: taken.reshape(len(taken), -1).astype(np.float32)  # noqa: E731
+    features, labels = pool_features(lambda x: (x, None), pools, prepare, per_class=2, batch=3)
+    assert np.bincount(labels).tolist() == [2] * 9
+    np.testing.assert_array_equal(features[labels == 2][0], [1, 3, 0, 2])  # class 0, turned once, as NumPy turns
+    np.testing.assert_array_equal(features[labels == 8][0], [0, 1, 2, 3])
 
 
 def test_one_hot_by_hand():

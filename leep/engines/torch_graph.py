@@ -114,6 +114,7 @@ OPERATORS = {
     "Flatten": lambda node, training, x: x.flatten(1),
     "elemwise_add": lambda node, training, x, y: x + y,
     "broadcast_add": lambda node, training, x, y: x + y,
+    "broadcast_sub": lambda node, training, x, y: x - y,
     "broadcast_mul": lambda node, training, x, y: x * y,
     "broadcast_div": lambda node, training, x, y: x / y,
     "elemwise_mul": lambda node, training, x, y: x * y,

@@ -147,6 +147,67 @@ def meta_train(
     return best[1], log
 
 
+def pool_features(
+    predict: Callable, pools: Sequence[Pool], prepare: Preprocessing, per_class: int = 500, batch: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """The source's features of the first images of every class of all pools, and a label for each class.
+
+    Parameters
+    ----------
+    predict : callable
+        Of an engine: images `(n, 3, h, w)` → features, logits.
+    pools : sequence of Pool
+    prepare : Preprocessing
+        Of the source.
+    per_class : int
+        Images of a class, at most.
+    batch : int
+        Images of a call.
+
+    Returns
+    -------
+    features : float32 array `(n, d)`
+    labels : int array `(n,)`
+    """
+    features, labels = [], []
+    for pool in pools:
+        _, of_pool = np.unique(pool.all_labels, return_inverse=True)
+        rows = np.concatenate([np.flatnonzero(of_pool == c)[:per_class] for c in range(of_pool.max() + 1)])
+        parts = np.array_split(rows, -(-len(rows) // batch))
+        features += [predict(prepare(pool.take(part)))[0] for part in parts]
+        labels.append(of_pool[rows] + (labels[-1].max() + 1 if labels else 0))
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def whitening(features: np.ndarray, labels: np.ndarray, shrinkage: float = 0.02) -> dict[str, np.ndarray]:
+    """Weights of `Cnaps.whiten` that give the features of all classes the same spherical covariance, and zero mean.
+
+    Parameters
+    ----------
+    features : float array `(n, d)`
+    labels : int array `(n,)`
+    shrinkage : float, 0 to 1
+        The within-class covariance S is taken as (1 − shrinkage) S + shrinkage · tr(S)/d · I.
+
+    Returns
+    -------
+    dict of float32 arrays, `whiten.weight` `(d, d)` and `whiten.bias` `(d,)`
+        The inverse square root of that covariance, and minus the mean times it.
+    """
+    features = features.astype(np.float64)
+    _, labels = np.unique(labels, return_inverse=True)
+    means = np.zeros((labels.max() + 1, features.shape[1]))
+    np.add.at(means, labels, features)
+    means /= np.bincount(labels)[:, None]
+    centred = features - means[labels]
+    covariance = centred.T @ centred / len(features)
+    spherical = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * spherical)
+    weight = (vectors / np.sqrt(values)) @ vectors.T
+    bias = -weight @ features.mean(0)
+    return {"whiten.weight": weight.astype(np.float32), "whiten.bias": bias.astype(np.float32)}
+
+
 def validate(
     learner, pools: Sequence[Pool], prepare: Preprocessing, seed: int, count: int, *bounds: int
 ) -> list[float]:

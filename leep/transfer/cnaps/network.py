@@ -2,6 +2,9 @@
 
 A set encoder describes the context images; generators turn that into a scale and a shift after each batch norm of each
 residual block (FiLM); a third network turns the mean feature of each class into a row of the classifier.
+
+Other than there, the features are whitened before the classifier, and its bias begins at −½‖μ‖². Without adaptation it
+is then the linear discriminant of the classes of meta-training, in place of a product with the class means.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from mxnet import init
+from mxnet import init, nd
 from mxnet.gluon import HybridBlock, nn
 
 WIDTH = 64  # channels of the set encoder
@@ -57,6 +60,7 @@ class Cnaps(HybridBlock):
             for blocks in stages:
                 self.stages.add(Stage(blocks, width if variant == "film_ar" else None))
                 width = _n_channels(blocks[-1].body)
+            self.whiten = nn.Dense(width, in_units=width, weight_initializer=init.Constant(nd.array(np.eye(width))))
             self.classifier = Classifier(width)
 
     def hybrid_forward(self, F, context, classes, query, scale, shift):
@@ -67,11 +71,14 @@ class Cnaps(HybridBlock):
         for stage in self.stages:
             context, query, squares = stage(context, query, encoded)
             penalty = penalty + squares
-        context, query = F.mean(context, axis=(2, 3)), F.mean(query, axis=(2, 3))
+        context, query = self.whiten(F.mean(context, axis=(2, 3))), self.whiten(F.mean(query, axis=(2, 3)))
         counts = F.reshape(F.sum(classes, axis=0), (-1, 1))
-        weight, bias = self.classifier(F.broadcast_div(F.dot(classes, context, transpose_a=True), counts))
-        logits = F.broadcast_add(F.dot(query, weight, transpose_b=True), F.reshape(bias, (1, -1)))
-        return logits, REGULARISATION * penalty
+        means = F.broadcast_div(F.dot(classes, context, transpose_a=True), counts)
+        weight, bias = self.classifier(means)
+        differences = F.broadcast_sub(F.expand_dims(query, axis=1), F.expand_dims(means, axis=0))
+        nearest = F.sum(F.square(differences), axis=2) * -0.5  # query · μ − ½‖μ‖², less what all classes share
+        learned = F.broadcast_add(F.dot(query, weight, transpose_b=True), F.reshape(bias, (1, -1)))
+        return nearest + learned, REGULARISATION * penalty
 
     def _begin(self, F, images, scale, shift):
         """From [−1, 1] to the source's own input, and through its stem."""
@@ -200,7 +207,7 @@ def _film(F, x, gamma, beta):
 
 
 class Classifier(HybridBlock):
-    """From the mean feature μ of each class `(ways, d)` to the weights μ + MLP(μ), and the bias `(ways, 1)`."""
+    """From the mean feature μ of each class `(ways, d)` to what is added to its weights μ and to its bias −½‖μ‖²."""
 
     def __init__(self, d: int):
         super().__init__()
@@ -211,7 +218,7 @@ class Classifier(HybridBlock):
                 body.add(nn.Dense(width, in_units=width))
 
     def hybrid_forward(self, F, means):
-        return means + self.weight(means), self.bias(means)
+        return self.weight(means), self.bias(means)
 
 
 def split(source: HybridBlock) -> tuple[list[HybridBlock], list[list[HybridBlock]]]:
