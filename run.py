@@ -38,6 +38,9 @@ def _run(cfg: DictConfig) -> None:
     """Run, or plan, the experiment of a configuration, or all of Section 5.6."""
     from experiments.config.resolve import resolve
 
+    if cfg.experiment == "ranking_quality":
+        _run_ranking_quality(cfg)
+        return
     whole = cfg.experiment == "measure_comparison"
     if whole:
         from experiments.comparison import compare, compose_all
@@ -61,6 +64,18 @@ def _run(cfg: DictConfig) -> None:
             from leep.results import read_runs
 
             print("\n" + to_markdown(read_runs(configs[0].results), configs[0].seed))
+
+
+def _run_ranking_quality(cfg: DictConfig) -> None:
+    from experiments.quality.runner import QualityConfig, run
+    from experiments.reporting.ranking_quality import write
+    from leep.errors import Invalid
+
+    if cfg.plan:
+        raise Invalid("plan is not for experiment=ranking_quality; scale=smoke shows in seconds what it does")
+    config = QualityConfig.of(cfg)
+    folder = run(config)
+    print(write(config.results, folder))
 
 
 def check_names(arguments: list[str]) -> None:

@@ -164,6 +164,41 @@ def probe_on_part(features: np.ndarray, done: Probe, share: float, repeat: int, 
     return (predicted == done.labels)[done.tested]
 
 
+def held_out(features: np.ndarray, target_labels: np.ndarray, test_rows: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Correctness of one head that trains on all other rows and is tested on these, bool `(n_test,)`.
+
+    The strength of L2 is the median of those that the folds of the training rows choose, as in `probe`.
+
+    Parameters
+    ----------
+    features, target_labels, seed
+        As for `probe`. Each class of the tested rows must occur among the others.
+    test_rows : int array `(n_test,)`
+        Rows that are tested.
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype or value is not as above.
+    RuntimeError
+        If the head does not converge.
+
+    Examples
+    --------
+    >>> features = np.repeat([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0]], 4, axis=0) + np.eye(12, 2)
+    >>> held_out(features, np.repeat([0, 1, 2], 4), np.array([0, 4, 8])).tolist()
+    [True, True, True]
+    """
+    train = np.setdiff1d(np.arange(len(target_labels)), test_rows)
+    _, classes, labels = _check(features[train], np.asarray(target_labels)[train])
+    tested = np.asarray(target_labels)[test_rows]
+    if not np.isin(tested, classes).all():
+        raise ValueError(f"each tested class must have other rows, {np.setdiff1d(tested, classes)} have none")
+    strength = np.median(_choose_strengths(features[train], labels, deal_folds(labels, seed), seed))
+    (log_probs,) = _heads(features, labels, train, test_rows, [float(strength)], TOLERANCE)
+    return classes[log_probs.argmax(axis=1)] == tested
+
+
 def deal_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """The fold of each image, int64 `(n,)`; −1 where it is alone in its class.
 

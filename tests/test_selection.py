@@ -18,7 +18,8 @@ from leep.tasks import Task, draw_task, subsample
 SCORES = ["task", "n_classes", "n_examples", "measure", "score"]
 TRANSFERS = ["task", "n_classes", "n_examples", "method", "test_accuracy", "test_f1", "test_f1_macro"]
 SCALES = sorted(p.stem for p in (ROOT / "conf" / "scale").glob("*.yaml"))
-EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"measure_comparison"})
+OTHERS = {"measure_comparison", "ranking_quality"}  # no runs of one source and target
+EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - OTHERS)
 MEASURES = ("leep", "nce", "h_score", "mine:score")
 PREDICTORS = ("leep", "nce", "h_score", "imagenet_top1")
 TWO = "source=[cifar10_resnet20,cifar10_resnet20_short]"

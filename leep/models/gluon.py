@@ -48,20 +48,14 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         raise Missing(
             "it needs MXNet and GluonCV, which run on Python 3.11: pip install 'leep-transferability[experiments]'"
         )
-    file = file or dict(reversed(list(_weights_here()))).get(name)
-    if file is None:
-        raise Missing(f"it needs its weights: give gluon:{name}=FILE, or put {name}.params in {mxnet_home()}/models")
-    if not file.is_file():
-        raise Missing(f"{file}: no such file")
+    architecture, file, n_classes = find_network(name, file)
     if device != "cpu":
         raise Invalid(f"gluon runs on the cpu, got device={device}")
-    architecture = _BUNDLED.get(name, name)
     from leep.engines import create_engine
 
     engine = create_engine("gluon", threads=threads)
     from leep.sources.zoo import load
 
-    n_classes = 1000 if file.suffix in CHECKPOINTS else _count_classes(file)
     network = load(architecture, n_classes, file)
     predict = engine.predictor(network)
     settings = read_settings(file, options)
@@ -80,6 +74,22 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         sha256=digest("gluon", architecture, file_digest(file), flip),
         notes=notes,
     )
+
+
+def find_network(name: str, file: Path | None = None) -> tuple[str, Path, int]:
+    """A model's architecture, the file of its weights, and the number of its classes.
+
+    Raises
+    ------
+    Missing
+        If its weights are not here.
+    """
+    file = file or dict(reversed(list(_weights_here()))).get(name)
+    if file is None:
+        raise Missing(f"it needs its weights: give gluon:{name}=FILE, or put {name}.params in {mxnet_home()}/models")
+    if not file.is_file():
+        raise Missing(f"{file}: no such file")
+    return _BUNDLED.get(name, name), file, 1000 if file.suffix in CHECKPOINTS else _count_classes(file)
 
 
 def _weights_here() -> Iterator[tuple[str, Path]]:

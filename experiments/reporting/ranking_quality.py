@@ -1,0 +1,303 @@
+"""When a ranking is right, from the CSVs of `experiment=ranking_quality`: make quality [RESULTS=DIR].
+
+The truth is what the candidates reach on test images after training on all training images. A predictor, which may
+have seen fewer images, is right where the candidate that it puts first is the most accurate one; its regret is the
+accuracy lost by following it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from experiments.quality.runner import SCORES, unpack
+from experiments.quality.targets import EXPERIMENT
+from experiments.reporting.cli import run_main
+from experiments.reporting.figures import STYLE
+from experiments.reporting.predictors import label
+from experiments.reporting.readme import updated
+from experiments.reporting.render import markdown_lines, signed
+from leep.errors import Missing
+from leep.files import write_atomically
+from leep.results import read_rows, read_setting
+from leep.standings import Standings, resampled_means
+from leep.statistics import weighted_kendall
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "ranking_quality.md"
+FEWEST = 5  # candidates, below which there is no correlation
+N_RESAMPLES = 2_000  # of targets, for intervals
+N_NOISE = 500  # of images
+CHECK = "check"
+BASELINES = {
+    "best_elsewhere": "The model that is best on the other targets",
+    "random": "A model by chance",
+    "test_noise": "The truth itself, with other test images",
+}
+LABELS = {CHECK: "Check (cross-validated head)", **BASELINES}
+METHODS = {
+    "converged_head": "heads trained to convergence",
+    "retrain_head": "heads re-trained as in the paper",
+    "fine_tune": "fine-tuned models",
+}
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`scores.csv` and `truths.csv` of a run.
+
+    Raises
+    ------
+    Missing
+        If they hold no row.
+    """
+    scores = read_rows(folder / "scores.csv", ["target", "per_class", "draw", "candidate"], SCORES)
+    truths = read_rows(folder / "truths.csv", ["target", "candidate", "method"], ["n_test", "accuracy", "correct"])
+    if scores.empty or truths.empty:
+        raise Missing(f"{folder} holds no results; run python run.py experiment={EXPERIMENT}")
+    return scores.rename(columns={"accuracy": CHECK}), truths
+
+
+def evaluate(scores: pd.DataFrame, truths: pd.DataFrame) -> pd.DataFrame:
+    """Each predictor on each target.
+
+    Returns
+    -------
+    DataFrame, a row a statistic
+        `target`, `size` (images a class; `all` for the largest of the target), `method`, `predictor`, `statistic`,
+        `value`, the mean over draws. Only candidates that have a truth count. A measure that is undefined for one of
+        them has no row.
+    """
+    measures = [c for c in scores if c not in {*SCORES} - {"accuracy"}]
+    parts = []
+    for (target, method), truth in truths.groupby(["target", "method"]):
+        truth = truth.set_index("candidate").sort_index()
+        of_target = scores[(scores.target == target) & scores.candidate.isin(truth.index)]
+        everywhere = truths[(truths.method == method) & (truths.target != target)]
+        elsewhere = everywhere.groupby("candidate").accuracy.mean().reindex(truth.index)
+        for size, of_size in of_target.groupby("per_class"):
+            rows = []
+            for _, of_draw in of_size.groupby("draw"):
+                of_draw = of_draw.set_index("candidate").sort_index()
+                found = truth.loc[of_draw.index]
+                if len(found) < 2:
+                    continue
+                rows += _of_measures(of_draw[measures], found.accuracy.to_numpy())
+                rows += _of_baselines(found, elsewhere.loc[of_draw.index])
+                rows += _of_noise(of_draw, found.accuracy.to_numpy())
+            if not rows:
+                continue
+            mean = pd.DataFrame(rows, columns=["predictor", "statistic", "value"])
+            mean = mean.groupby(["predictor", "statistic"], as_index=False).value.mean()
+            sizes = [str(size), *(["all"] if size == of_target.per_class.max() else [])]
+            parts += [mean.assign(target=target, method=method, size=s) for s in sizes]
+    columns = ["target", "size", "method", "predictor", "statistic", "value"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _of_measures(predicted: pd.DataFrame, reached: np.ndarray) -> Iterator[tuple[str, str, float]]:
+    for predictor in predicted:
+        values = predicted[predictor].to_numpy(float)
+        if np.isnan(values).any():
+            continue
+        yield from _choice(predictor, values, reached)
+        if len(values) >= FEWEST and (tau := weighted_kendall(values, reached, n_resamples=2).r) is not None:
+            yield predictor, "tau", tau
+
+
+def _choice(predictor: str, values: np.ndarray, reached: np.ndarray) -> Iterator[tuple[str, str, float]]:
+    """Whether the first is the best, and the accuracy lost by following it; of equal values each may be the first."""
+    chosen = reached[values == values.max()]
+    yield predictor, "first_is_best", float((chosen == reached.max()).mean())
+    yield predictor, "regret", float(reached.max() - chosen.mean())
+
+
+def _of_baselines(truth: pd.DataFrame, elsewhere: pd.Series) -> Iterator[tuple[str, str, float]]:
+    reached = truth.accuracy.to_numpy()
+    yield from _choice("random", np.zeros(len(reached)), reached)
+    if elsewhere.notna().all():
+        yield from _choice("best_elsewhere", elsewhere.to_numpy(), reached)
+    n = int(truth.n_test.iloc[0])
+    correct = np.stack([unpack(text, n) for text in truth.correct], axis=1).astype(float)
+    again = resampled_means(correct, np.zeros(n, np.int64), N_NOISE, 0)
+    for values in again:
+        yield from _choice("test_noise", values, reached)
+
+
+def _of_noise(of_draw: pd.DataFrame, reached: np.ndarray) -> Iterator[tuple[str, str, float]]:
+    """What the check says of its own certainty: a clear winner, and the models within noise of the first."""
+    n = int(of_draw.n_images.iloc[0])
+    correct = np.stack([unpack(text, n) for text in of_draw.correct], axis=1).astype(float)
+    order = np.argsort(-of_draw[CHECK].to_numpy(), kind="stable")
+    again = resampled_means(correct[:, order], np.zeros(n, np.int64), N_NOISE, 0)
+    standings = Standings(list(map(str, order)), correct.mean(0)[order], again, n)
+    close = [int(k) for k in standings.within_noise]
+    yield CHECK, "n_within_noise", float(len(close))
+    yield CHECK, "best_within_noise", float(reached[close].max() == reached.max())
+    yield CHECK, "clear_winner", float(len(close) == 1)
+    if len(close) == 1:
+        yield CHECK, "regret_of_clear_winner", float(reached.max() - reached[close[0]])
+
+
+def summarise(evaluated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Means over targets with 95 % bootstrap intervals over targets.
+
+    Returns
+    -------
+    DataFrame
+        `size`, `method`, `predictor`, `statistic`, `value`, `low`, `high`, `n_targets`. One target has no interval.
+    """
+    rows = []
+    for name, group in evaluated.groupby(["size", "method", "predictor", "statistic"]):
+        values = group.sort_values("target").value.to_numpy()
+        low = high = None
+        if len(values) > 1:
+            drawn = np.random.default_rng(seed).integers(0, len(values), (N_RESAMPLES, len(values)))
+            low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+        rows.append((*name, values.mean(), low, high, len(values)))
+    columns = ["size", "method", "predictor", "statistic", "value", "low", "high", "n_targets"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
+
+
+def _look_up(summary: pd.DataFrame, size: str, method: str) -> pd.DataFrame:
+    """The statistics of a size and a method by predictor, the least regret first."""
+    of_size = summary[(summary["size"] == size) & (summary.method == method)]
+    wide = of_size.pivot(index="predictor", columns="statistic", values=["value", "low", "high", "n_targets"])
+    return wide.sort_values(("value", "regret")) if len(wide) else wide
+
+
+def to_markdown(summary: pd.DataFrame, deviations: list[str], counts: dict[str, int]) -> str:
+    """A table for each method and size."""
+    said = ", ".join(f"{n} {what}" for what, n in counts.items())
+    parts = [f"From {said}. Restricted: {'; '.join(deviations)}. In brackets: 95 % bootstrap intervals over targets."]
+    sizes = sorted({*summary["size"]} - {"all"}, key=int)
+    for method, title in METHODS.items():
+        for size in [*sizes, "all"]:
+            wide = _look_up(summary, size, method)
+            if wide.empty:
+                continue
+            images = "all training images that there are" if size == "all" else f"{size} images a class"
+            parts.append(f"### Against {title}, from {images}")
+            parts.append("\n".join(markdown_lines(_table(wide))))
+            parts += _certainty(wide)
+    return "\n\n".join(parts)
+
+
+def _table(wide: pd.DataFrame) -> list[list[str]]:
+    rows = [["Predictor", "First is best", "Regret, points", "Weighted τ", "Targets"]]
+    for predictor, row in wide.iterrows():
+
+        def cell(statistic: str, form: Callable[[float], str], row: pd.Series = row) -> str:
+            value, low, high = (row.get((part, statistic)) for part in ("value", "low", "high"))
+            if value is None or pd.isna(value):
+                return "—"
+            return form(value) + ("" if pd.isna(low) else f" [{form(low)}, {form(high)}]")
+
+        cells = [
+            cell("first_is_best", "{:.0%}".format),
+            cell("regret", lambda v: f"{100 * v:.1f}"),
+            cell("tau", signed),
+        ]
+        rows.append([LABELS.get(predictor, label(predictor)), *cells, str(int(row["n_targets", "regret"]))])
+    return rows
+
+
+def _certainty(wide: pd.DataFrame) -> Iterator[str]:
+    if CHECK not in wide.index or ("value", "clear_winner") not in wide:
+        return
+    row = wide.loc[CHECK]["value"]
+    text = (
+        f"The check names a clear winner in {row.clear_winner:.0%} of the cases, "
+        f"else {row.n_within_noise:.1f} models on average lie within noise; "
+        f"the best model is among them in {row.best_within_noise:.0%}."
+    )
+    if pd.notna(row.get("regret_of_clear_winner")):
+        text += f" A clear winner costs {100 * row.regret_of_clear_winner:.1f} points."
+    yield text
+
+
+def draw_regret(ax: plt.Axes, summary: pd.DataFrame, method: str = "converged_head") -> plt.Axes:
+    """Regret against the number of images a class that the ranking saw."""
+    rows = summary[(summary.method == method) & (summary.statistic == "regret") & (summary["size"] != "all")]
+    shown = [CHECK, "leep", "nce", "logme", "h_score_shrunk", "best_elsewhere", "random", "test_noise"]
+    for k, predictor in enumerate(p for p in shown if p in {*rows.predictor}):
+        part = rows[rows.predictor == predictor].assign(n=lambda r: r["size"].astype(int)).sort_values("n")
+        style = (
+            {"linestyle": ":", "color": "0.5", "marker": ".<>"[k % 3]} if predictor in BASELINES else {"marker": "o"}
+        )
+        ax.plot(part.n, 100 * part.value, label=LABELS.get(predictor, label(predictor)), markersize=3, **style)
+    ax.set(xscale="log", xlabel="Training images a class", ylabel="Regret, points of accuracy")
+    ax.set_xticks(ticks := sorted({*rows["size"].astype(int)}), map(str, ticks))
+    ax.legend(fontsize=5)
+    return ax
+
+
+def draw_tau(ax: plt.Axes, summary: pd.DataFrame, size: str = "all") -> plt.Axes:
+    """Weighted τ of each predictor with its interval, against each method."""
+    rows = summary[(summary.statistic == "tau") & (summary["size"] == size)]
+    order = rows[rows.method == "converged_head"].sort_values("value").predictor.tolist()
+    for k, (method, title) in enumerate(METHODS.items()):
+        part = rows[rows.method == method].set_index("predictor").reindex(order).dropna(subset="value")
+        y = np.array([order.index(p) for p in part.index]) + 0.22 * (1 - k)
+        error = np.abs(part[["low", "high"]].to_numpy().T - part.value.to_numpy())
+        ax.errorbar(part.value, y, xerr=np.nan_to_num(error), fmt="o^s"[k], markersize=3, linewidth=1, label=title)
+    ax.set(xlabel="Weighted τ", yticks=range(len(order)), yticklabels=[LABELS.get(p, label(p)) for p in order])
+    ax.legend(fontsize=5)
+    return ax
+
+
+def write(results: Path, folder: Path) -> str:
+    """Write `quality.csv`, `quality.md` and two figures beside the run; returns the text."""
+    scores, truths = read(folder)
+    evaluated = evaluate(scores, truths)
+    summary = summarise(evaluated)
+    deviations = read_setting(folder)["notes"]["deviations"]
+    counts = {"targets": scores.target.nunique(), "candidates": scores.candidate.nunique()}
+    text = to_markdown(summary, deviations, counts)
+    place = results / EXPERIMENT
+    write_atomically(place / "quality.csv", summary.to_csv(index=False, float_format="%.6g").encode())
+    write_atomically(place / "quality.md", f"# Is the ranking right?\n\n{text}\n".encode())
+    for name, draw, height in (("regret", draw_regret, 2.6), ("tau", draw_tau, 3.6)):
+        with plt.style.context(STYLE):
+            fig, ax = plt.subplots(figsize=(4.6, height), layout="constrained")
+            draw(ax, summary)
+            fig.savefig(place / f"{name}.png", metadata={"Software": None})
+            plt.close(fig)
+    return text
+
+
+def find_folder(results: Path, seed: int = 0) -> Path:
+    """The run of a seed with most scores.
+
+    Raises
+    ------
+    Missing
+        If there is none.
+    """
+    folders = sorted((results / EXPERIMENT).glob(f"seed{seed}-*/scores.csv"))
+    if not folders:
+        raise Missing(f"{results} holds no run of seed {seed}; run python run.py experiment={EXPERIMENT}")
+    return max(folders, key=lambda path: path.stat().st_size).parent
+
+
+def main() -> None:
+    """Write table and figures of a results folder; of results/reference also the table of docs/ranking_quality.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--page", action="store_true", help="write the table into docs/ranking_quality.md too")
+    arguments = parser.parse_args()
+    text = write(arguments.results, find_folder(arguments.results, arguments.seed))
+    if arguments.page:
+        write_atomically(PAGE, updated(PAGE.read_text("utf-8"), text).encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    run_main(main)
