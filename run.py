@@ -58,12 +58,12 @@ def _run(cfg: DictConfig) -> None:
         from experiments.running.runner import run
 
         run(configs[0])
-        print(f"Table 1 of all runs so far: make table1 RESULTS={configs[0].results}")
         if configs[0].experiment.whole_data_set:
-            from experiments.reporting.selection import to_markdown
-            from leep.results import read_runs
+            from experiments.reporting.selection import write
 
-            print("\n" + to_markdown(read_runs(configs[0].results), configs[0].seed))
+            print("\n" + write(configs[0].results, configs[0].seed))
+        else:
+            print(f"Table 1 of all runs so far: make table1 RESULTS={configs[0].results}")
 
 
 def _run_ranking_quality(cfg: DictConfig) -> None:

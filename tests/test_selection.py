@@ -1,16 +1,21 @@
 """Source model selection (Section 5.7): the run, its table and figures, and the scale's cap on examples."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, resolved
 from matplotlib import pyplot as plt
+from PIL import Image
 from scipy import stats
 
 from experiments.reporting.figures import draw
 from experiments.reporting.predictors import label
 from experiments.reporting.selection import candidates, correlate, describe, predictors, to_markdown
+from experiments.running.folders import _compare
 from leep import plots
+from leep.data.folder import list_files, read_folder
 from leep.errors import Invalid
 from leep.results import Table, open_folder, read_runs
 from leep.tasks import Task, draw_task, subsample
@@ -77,6 +82,66 @@ def test_the_task_is_the_whole_data_set():
     assert task.classes.tolist() == [2, 5, 9]
     assert (task.train_rows.tolist(), task.train_labels.tolist()) == ([0, 1, 2, 3], [1, 0, 2, 0])
     assert (task.test_rows.tolist(), task.test_labels.tolist()) == ([0, 1, 2, 3], [2, 2, 1, 0])
+
+
+# A folder of images
+
+
+def test_a_folder_gets_the_answer_of_leep_rank(run_experiment, other_weights, image_folder, tmp_path):
+    call = (
+        *("source_selection", TWO, f"source.cifar10_resnet20_short.weights={other_weights}", "target=[folder]"),
+        *(f"target.folder.path={image_folder}", "target.folder.size=32", "measures=[leep,nce]"),
+    )
+    first = run_experiment(*call)
+    place = tmp_path / "results" / "source_selection-folder-seed0"
+    table = pd.read_csv(place / "ranking.csv")
+    assert set(table.model) == {"cifar10_resnet20", "cifar10_resnet20_short"}
+    runs = read_runs(tmp_path / "results").drop_duplicates("source").set_index("source")
+    for row in table.itertuples():
+        p = runs.test_accuracy[row.model]
+        assert row.retrain_head_accuracy == pytest.approx(p)
+        assert row.retrain_head_se == pytest.approx(np.sqrt(p * (1 - p) / 6))  # every fifth of 30 images
+        assert row.accuracy_low <= row.accuracy <= row.accuracy_high and row.leep_low < row.leep < row.leep_high
+    answer = json.loads((place / "ranking.json").read_text("utf-8"))
+    assert (answer["about"]["n_images"], answer["about"]["n_classes"]) == (30, 2)
+    assert answer["sentence"] in first.stdout and str(place / "index.html") in first.stdout
+    hardest = [row["file"] for found in answer["explanations"].values() for row in found["hardest"]]
+    assert hardest and all((image_folder / file).is_file() for file in hardest)
+    page = (place / "index.html").read_text("utf-8")
+    assert page.count('<tr class="best">') == len(answer["best"]) and "data:image/jpeg" in page
+    assert "Table 1" not in first.stdout
+    assert (tmp_path / "results" / "source_selection.md").read_text("utf-8") in first.stdout
+    assert run_experiment(*call).stdout.count("were done before") == 2
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, grey in (("dark", 60), ("light", 180)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for k in range(15):
+            pixels = rng.normal(grey, 60, (20, 20, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{k:02}.png")
+    return tmp_path / "images"
+
+
+def test_thumbnails_and_images_have_one_order(image_folder):
+    data, (train, test) = read_folder(image_folder, 20), list_files(image_folder)
+    for images, split in ((data.train_images, train), (data.test_images, test)):
+        files = [file for of_class in split.values() for file in of_class]
+        assert all((np.asarray(Image.open(file)) == image).all() for file, image in zip(files, images, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("reached", "said"),
+    [
+        ({"a": (0.6, 0.05), "b": (0.7, 0.05)}, "no clear winner: a lies"),  # 0.1 < 1.96 · 0.0707
+        ({"a": (0.5, 0.05), "b": (0.7, 0.05)}, "b is the most accurate, 0.700 ± 0.050."),
+        ({"a": (0.65, 0.05), "b": (0.7, 0.05), "c": (0.6, 0.05)}, "no clear winner: a, c lie"),
+    ],
+)
+def test_models_are_told_apart_by_two_standard_errors(reached, said):
+    assert said in _compare(reached)
 
 
 # Table and figures of five candidates with known scores

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from experiments.reporting.cli import results_arguments, run_main
@@ -9,6 +11,7 @@ from experiments.reporting.predictors import label, ordered
 from experiments.reporting.render import interval, markdown_lines, p_text, signed
 from experiments.reporting.rows import SCALES, rank
 from leep.files import write_atomically
+from leep.results import read_runs
 from leep.statistics import Correlation, pearson
 
 EXPERIMENT = "source_selection"
@@ -87,12 +90,18 @@ def to_markdown(runs: pd.DataFrame, seed: int = 0) -> str:
     return "\n".join(parts) + "\n"
 
 
+def write(results: Path, seed: int) -> str:
+    """Write source_selection.md into a results folder; returns its text."""
+    text, path = to_markdown(read_runs(results), seed), results / "source_selection.md"
+    if not path.exists() or path.read_text("utf-8") != text:
+        write_atomically(path, text.encode())
+    return text
+
+
 def main() -> None:
     """Write source_selection.md into the results folder and print it."""
-    results, runs, seed = results_arguments(__doc__)
-    text = to_markdown(runs, seed)
-    write_atomically(results / "source_selection.md", text.encode())
-    print(text)
+    results, _, seed = results_arguments(__doc__)
+    print(write(results, seed))
 
 
 if __name__ == "__main__":

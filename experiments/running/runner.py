@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments.config.values import RunConfig
 from experiments.executor import n_workers, open_executor, packages
+from experiments.running.folders import rank_folders
 from experiments.running.pair import SourceTarget, find_pairs
 from experiments.running.scores import describe, score_tasks
 from leep.data.shared import load_shared, share
@@ -53,11 +54,17 @@ def run(config: RunConfig, map_items: ItemRunner | None = None) -> None:
     failures: list[str] = []
     try:
         with open_executor(config) if map_items is None else nullcontext(map_items) as mapper:
-            for pair in find_pairs(config):
+            done = []
+            for found in find_pairs(config):
+                pair = replace(found, map_items=mapper)
                 try:
-                    _run_pair(replace(pair, map_items=mapper), failures)
+                    _run_pair(pair, failures)
+                    done.append(pair)
                 except Invalid as error:
                     failures.append(f"{pair.source.name} → {pair.target.name}: {error}")
+            if config.experiment.whole_data_set:
+                for text in rank_folders(done):
+                    print(f"\n{text}")
     except LeepError as error:
         _raise_failures(failures, error)
         raise

@@ -43,18 +43,23 @@ def read_folder(path: str | Path, size: int) -> DataSet:
         If an image is unreadable, a class is empty, there are fewer than two classes, or the classes of `train` and
         `test` differ.
     """
-    path = Path(path).expanduser()
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a number of pixels, 1 or more, got {size!r}")
+    train, test = list_files(path)
+    return DataSet("folder", *_read_split(train, size), *_read_split(test, size), tuple(train))
+
+
+def list_files(path: str | Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The training and the test files of each class, in the order in which `read_folder` has their images."""
+    path = Path(path).expanduser()
     splits = _visible_folders(path)
     if "train" in splits and "test" in splits:
         train, test = _classes(splits["train"]), _classes(splits["test"])
         if train.keys() != test.keys():
             differing = ", ".join(sorted(train.keys() ^ test.keys()))
             raise Invalid(f"{path}: train and test must have the same classes; only one of them has {differing}")
-    else:
-        train, test = _split(_classes(path), path)
-    return DataSet("folder", *_read_split(train, size), *_read_split(test, size), tuple(train))
+        return train, test
+    return _split(_classes(path), path)
 
 
 def _visible_folders(path: Path) -> dict[str, Path]:

@@ -82,6 +82,8 @@ class Answer:
     images : FolderImages
     about : dict
         How it was made.
+    not_tried : str
+        What the ranking leaves open.
     """
 
     ranking: Ranking
@@ -90,6 +92,7 @@ class Answer:
     explanations: dict[str, Explanation]
     images: FolderImages
     about: dict = field(default_factory=dict)
+    not_tried: str = NOT_TRIED
 
     def to_dict(self) -> dict:
         """Dictionaries, lists, strings and numbers, ready for JSON; NaN is None."""
@@ -107,7 +110,7 @@ class Answer:
         """The terminal's form."""
         failed = self.table[self.table["not_ranked"] != ""]
         blocks = [
-            " ".join(filter(None, (self.ranking.sentence, self.ranking.more_data, NOT_TRIED))),
+            " ".join(filter(None, (self.ranking.sentence, self.ranking.more_data, self.not_tried))),
             self._table(),
             "\n".join(f"Not ranked: {name}: {why}" for name, why in zip(failed["model"], failed["not_ranked"])),
             "\n".join(f"Note: {name}: {n}" for name, n in zip(self.table["model"], self.table["notes"]) if n),

@@ -17,7 +17,7 @@ from PIL import Image
 from leep.errors import Invalid
 from leep.models.images import read_image
 from leep.models.model import Resize
-from leep.reporting.answer import NOT_TRIED, number, seconds
+from leep.reporting.answer import number, seconds
 from leep.reporting.charts import COLOURS, Series, chart, ticks
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def render(answer: Answer) -> str:
         failed=answer.table[answer.table["not_ranked"] != ""].to_dict("records"),
         measures=[c[:-4] for c in ranking.table if c.endswith("_low") and c != "accuracy_low"],
         warnings=answer.warnings,
-        not_tried=NOT_TRIED,
+        not_tried=answer.not_tried,
         about=answer.about,
         dots=_dots(ranked, "accuracy" if verified else "leep", ranking.best),
         better=ranking.better,
