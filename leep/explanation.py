@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from leep.measures._check import ROW_SUM_TOLERANCE, check_labels, check_matrix, check_same_length, reject_row
+from leep.measures._check import (
+    ROW_SUM_TOLERANCE,
+    as_array,
+    check_labels,
+    check_matrix,
+    check_same_length,
+    normalise_rounded,
+)
 from leep.measures._classes import group_by_class
 
 
@@ -149,7 +156,9 @@ def name_classes(
     ValueError
         If the labels are neither integers ≥ 0 nor strings, or one has no name.
     """
-    values = np.asarray(labels)
+    values = as_array(name, labels)
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    values = values.astype(str) if values.dtype.kind == "S" else values
     if values.ndim == 1 and len(values) and all(isinstance(value, str) for value in values[:1]):
         other = next((value for value in values if not isinstance(value, str)), None)
         if other is not None:
@@ -167,13 +176,10 @@ def name_classes(
 
 
 def check_probs(name: str, probs: np.ndarray) -> np.ndarray:
-    """A matrix of distributions, float32 or float64 `(n, n_source_classes)`."""
+    """A matrix of distributions, float32 or float64 `(n, n_source_classes)`; rounded ones are divided by their sums."""
     probs = check_matrix(name, "n_source_classes", probs)
     sums_to_1 = np.abs(probs.sum(axis=1, dtype=np.float64) - 1) <= ROW_SUM_TOLERANCE
-    bad = np.flatnonzero(~(sums_to_1 & (probs.min(axis=1) >= 0)))
-    if len(bad):
-        reject_row(probs, int(bad[0]))
-    return probs
+    return probs if (sums_to_1 & (probs.min(axis=1) >= 0)).all() else normalise_rounded(probs)
 
 
 def plain_records(table: pd.DataFrame) -> list[dict]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leep import leep_score, nce_score
 from leep.engines import create_engine
 from leep.engines.graph import get_weights, set_weights, trace
 from leep.sources.zoo import build, load, seed_mxnet
@@ -352,3 +353,12 @@ def test_training_is_the_same_with_and_without_depthwise_gradients(make, size, c
     largest = max(np.abs(g).max() for g in theirs.values())
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, atol=1e-8 * largest, err_msg=name)
+
+
+def test_measures_read_mxnets_arrays_at_once():
+    import mxnet as mx
+
+    probs, labels = np.random.default_rng(0).dirichlet(np.ones(64), 200).astype(np.float32), np.arange(200) % 3
+    given = mx.nd.array(probs), mx.nd.array(labels)  # float32, as MXNet's argmax is
+    assert leep_score(*given) == leep_score(probs, labels)
+    assert nce_score(given[0].argmax(axis=1), given[1]) == nce_score(probs.argmax(1), labels)

@@ -449,8 +449,11 @@ def test_leep_takes_the_rounding_of_float16():
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
-        (LABELS[:, None], r"must have shape \(n,\), got \(10, 1\)"),
-        (LABELS.astype(float), "must be integers, got dtype float64"),
+        (np.eye(10), r"must have shape \(n,\), got \(10, 10\).*argmax"),
+        (LABELS + 0.5, r"must be integers, got \d\.5 in row 0; .*argmax"),
+        (np.where(LABELS == 0, np.nan, LABELS), "must be integers, got nan in row"),
+        (LABELS + 2.0**53, "must be integers, got 9007199254740992"),
+        (LABELS - 2.0, "must be non-negative, got -2"),
         (LABELS.astype(bool), "must be integers, got dtype bool"),
         (LABELS.astype(str), "must be integers, got dtype <U"),
         (LABELS - 2, "must be non-negative, got -2"),

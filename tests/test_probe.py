@@ -242,7 +242,7 @@ def test_awkward_input(case):
         (np.ones(4), [0, 0, 1, 1], r"features must have shape \(n, n_features\), got \(4,\)"),
         (np.ones((4, 2)), [0, 0, 1], "as many rows as each other"),
         (np.full((4, 2), np.nan), [0, 0, 1, 1], "features must be finite"),
-        (np.ones((4, 2)), [0.0, 0.0, 1.0, 1.0], "must be integers"),
+        (np.ones((4, 2)), [0.0, 0.0, 1.0, 1.5], "must be integers"),
         (np.ones((4, 2)), [1, 1, 1, 1], "at least two classes, got only 1"),
         (np.ones((4, 2)), [0, 1, 2, 3], "a class of two images or more, got 4 classes of one"),
     ],

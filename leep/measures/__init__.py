@@ -15,7 +15,7 @@ from importlib import import_module
 
 import numpy as np
 
-from leep.measures._check import check_labels
+from leep.measures._check import as_array, check_labels
 from leep.measures._classes import memberships
 from leep.plugins import is_outside, load_object
 
@@ -72,7 +72,8 @@ def score_task(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     name : str
         One of `MEASURES`.
     arrays : mapping of str to array `(n, …)`
-        The task's arrays by their names in `VOCABULARY`. Those that the measure does not take are ignored.
+        The task's arrays by their names in `VOCABULARY`. Those that the measure does not take are ignored. Tensors of
+        PyTorch, MXNet, JAX and TensorFlow and columns of tables are arrays, too.
 
     Returns
     -------
@@ -123,6 +124,7 @@ def score_class_tasks(name: str, arrays: Mapping[str, np.ndarray], tasks: Sequen
     picked = _pick(name, arrays)
     if is_batched(name):
         return _module(name).score_class_tasks(**picked, tasks=tasks)
+    picked = {key: as_array(key, values) for key, values in picked.items()}
     labels = check_labels("target_labels", arrays["target_labels"])
     memberships(tasks, np.unique(labels))
     rows = (np.flatnonzero(np.isin(labels, task)) for task in tasks)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from leep.measures._check import check_labels, check_matrix, check_same_length, reject_row
+from leep.measures._check import check_labels, check_matrix, check_same_length, normalise_rounded
 from leep.measures._classes import encode, group_by_class, memberships
 from leep.measures._joint import log_likelihood, sum_by_class
 
@@ -21,8 +21,12 @@ def leep_score(source_probs: np.ndarray, target_labels: np.ndarray) -> float:
     source_probs : float array `(n, n_source_classes)`
         θ(xᵢ), the source model's predicted distribution for each target example: non-negative, each row sums to 1
         to 0.001. Rows are used as they come, not normalised. float32 is read as it is, C order spares a copy.
+        If a row errs by more, and its digits explain it, all rows are divided by their sums in float64: by 2⁻⁷ where
+        all values are bfloat16's; by half a unit of the last digit a class, at most 0.05, where all have 3 to 6 digits.
     target_labels : int array `(n,)`
-        yᵢ, non-negative; gaps are allowed.
+        yᵢ, non-negative; gaps are allowed. Whole floats and a column `(n, 1)` are taken, too.
+
+    Arrays and tensors of PyTorch, MXNet, JAX and TensorFlow and columns of tables are read as NumPy's are.
 
     Returns
     -------
@@ -97,7 +101,8 @@ def empirical_joint(source_probs: np.ndarray, target_labels: np.ndarray) -> tupl
     classes, codes = encode(labels)
     sums, bad_row = sum_by_class(probs, codes, len(classes))
     if bad_row >= 0:
-        reject_row(probs, bad_row)
+        probs = normalise_rounded(probs)
+        sums, _ = sum_by_class(probs, codes, len(classes))
     return probs, classes, codes, sums
 
 

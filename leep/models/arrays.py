@@ -9,6 +9,7 @@ import numpy as np
 
 from leep import array_files
 from leep.errors import Invalid, Missing
+from leep.explanation import check_probs
 from leep.files import file_digest
 from leep.models.model import softmax
 from leep.models.settings import read_settings
@@ -62,11 +63,12 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     if "logits" in arrays and "probs" not in arrays:
         probs = softmax(_matrix(arrays["logits"], "logits", path))
     elif "probs" in arrays:
-        probs = _matrix(arrays["probs"], "probs", path)
-        off = np.abs(probs.sum(1) - 1).max(initial=0)
-        if probs.min(initial=0) < 0 or off > 1e-3:
-            raise Invalid(f"{path}: probs must be ≥ 0 and sum to 1 (off by {off:.3g}); call logits by that name")
+        try:
+            probs = check_probs("probs", _matrix(arrays["probs"], "probs", path)).astype(np.float32, copy=False)
+        except ValueError as error:
+            raise Invalid(f"{path}: {error}; call logits by that name") from error
     labels = arrays.get("labels")
+    labels = labels[:, 0] if labels is not None and labels.shape[1:] == (1,) else labels
     for what, array in (("probs", probs), ("labels", labels)):
         if array is not None and len(array) != len(features):
             raise Invalid(f"{path}: expected as many {what} as features, {len(features)}, got {len(array)}")

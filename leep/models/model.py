@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from leep.errors import Invalid
+from leep.measures._check import as_array
 from leep.sources.preprocess import normalise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -181,7 +182,7 @@ class Model:
         return {"model": self.sha256, "device": self.device.partition(":")[0], **values}
 
     def _check(self, array: np.ndarray, what: str, n: int) -> np.ndarray:
-        array = np.asarray(array, np.float32)
+        array = as_array(f"its {what}", array).astype(np.float32, copy=False)
         if array.ndim < 2 or len(array) != n:
             raise Invalid(f"its {what} have the shape {array.shape} for {n} images, expected ({n}, …)")
         if what == "outputs" and (array.ndim > 2 and max(array.shape[2:]) > 1):
