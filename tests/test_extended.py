@@ -1,6 +1,8 @@
 """The extended table from made-up CSVs, and the scores that make measures adds to runs."""
 
+import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,10 +26,11 @@ from experiments.reporting.extended import (
 )
 from experiments.reporting.predictors import label
 from experiments.reporting.table1 import UNDEFINED, build_table
-from experiments.running.measuring import find_folders, main, score_folder
+from experiments.running.measuring import EarlierTasks, find_folders, main, open_pair, score_folder
 from leep.errors import Invalid
 from leep.measures import MEASURES
 from leep.results import read_not_scored, read_runs
+from leep.tasks import EXPERIMENTS
 
 OUTSIDE = "my_measure:spread"
 MODULE = '''
@@ -206,6 +209,38 @@ def test_runs_without_a_pass_or_of_other_weights_are_left_out(run_here, values, 
     with pytest.raises(Invalid, match="source"):
         score_folder(folder, ["nce"], ["source.cifar10_resnet20.weights=bundled", *rest])
     assert not (tmp_path / "elsewhere").exists() and find_folders(results, 1) == []
+
+
+def test_weights_are_those_of_the_run(run_here, values, tmp_path):
+    results = tmp_path / "results"
+    assert run_here("small_balanced", "measures=[leep]", results=results) is None
+    (folder,) = find_folders(results, 0)
+    file = values[0].partition("=")[2]
+    both = f"source.cifar10_resnet20.weights=[bundled,{file}]"  # a run would take the bundled ones
+    assert str(open_pair(folder, [both, *values[1:]]).weights.path) == file
+
+
+def test_tasks_of_a_run_before_streams_had_names():
+    """What `draw_task` gave then for seed 0 and the first task: stored values."""
+    rng = np.random.default_rng(3)
+    train, test = (rng.permutation(np.repeat(np.arange(20), k)) for k in (400, 7))
+    config = SimpleNamespace(seed=0, experiment=EXPERIMENTS["small_balanced"])
+    data = SimpleNamespace(train_labels=train, test_labels=test)
+    target = SimpleNamespace(task={"n_classes": 5, "per_class": 50})
+    assert EarlierTasks(config, None, None, target, data).task(0).classes.tolist() == [0, 9, 16, 17, 18]
+
+
+def test_a_run_before_streams_had_names_is_scored(run_here, values, tmp_path):
+    results = tmp_path / "results"
+    assert run_here("small_balanced", "measures=[leep]", results=results) is None
+    (folder,) = find_folders(results, 0)
+    described = json.loads((folder / "setting.json").read_text("utf-8"))
+    del described["setting"]["stream"]
+    (folder / "setting.json").write_text(json.dumps(described))
+    pair = open_pair(folder, values)
+    assert isinstance(pair, EarlierTasks)
+    assert score_folder(folder, ["nce"], values) == {}
+    assert (pd.read_csv(folder / "scores.csv").measure == "nce").sum() == 4
 
 
 def test_a_run_goes_on_where_a_measure_is_undefined(run_here, tmp_path, outside):

@@ -12,13 +12,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from hydra import compose, initialize_config_dir
 
 from experiments.config.resolve import resolve
-from experiments.config.values import Engine
+from experiments.config.values import Engine, Source
 from experiments.reporting import extended
 from experiments.running.pair import SourceTarget
 from experiments.running.runner import SCORES
@@ -32,8 +33,8 @@ from leep.measures import MEASURES, is_batched
 from leep.plugins import is_outside
 from leep.results import Table, read_done, read_runs, read_setting, record_not_scored
 from leep.sources.forward import images_to_pass
-from leep.sources.weights import find_weights
-from leep.tasks import EXPERIMENTS
+from leep.sources.weights import Weights, find_weights
+from leep.tasks import EXPERIMENTS, SAMPLING, Task
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LIMIT = 120.0  # seconds that a measure may take for the tasks of a run
@@ -58,6 +59,29 @@ def overrides_of(setting: dict) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class EarlierTasks(SourceTarget):
+    """The tasks of runs without `stream` in their setting: seed and number alone named a task's generator."""
+
+    def task(self, index: int) -> Task:
+        rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=(SAMPLING, index)))
+        labels = self.data.train_labels, self.data.test_labels
+        return self.config.experiment.draw(*labels, rng, **self.target.task)
+
+    def identity(self) -> dict:
+        return {key: value for key, value in super().identity().items() if key != "stream"}
+
+
+def find_weights_of(source: Source, sha256: str) -> Weights:
+    """Those weights of a source that have a checksum; if there are none, those that the configuration finds."""
+    for place in source.weights:
+        with contextlib.suppress(LeepError):
+            found = find_weights(source.name, source.model, place)
+            if found.sha256 == sha256:
+                return found
+    return find_weights(source.name, source.model, source.weights)
+
+
 def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
     """The source and target of a run as the configuration, with `overrides`, has them today.
 
@@ -67,18 +91,17 @@ def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
         If weights or data are missing, or are not those of the run, or their pass is not cached.
     """
     setting = read_setting(folder)["setting"]
-    if "stream" not in setting:
-        raise Invalid("its tasks were drawn in a way that is no more")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = resolve(compose("config", [*overrides_of(setting), *overrides]))
     config = replace(
         config, engine=Engine(**{"device": "cpu", **setting["engine"]}, threads=1)
     )  # need not be installed
     (source,), (target,) = config.sources, config.targets
-    weights = find_weights(source.name, source.model, source.weights)
+    weights = find_weights_of(source, setting["source"]["weights_sha256"])
     data = load_data(target.reader, root=config.data_root, path=target.path, size=target.size)
     data = only_test(data) if config.experiment.from_test_split else data
-    pair = SourceTarget(config, source, weights, target, data)
+    pair_class = SourceTarget if "stream" in setting else EarlierTasks
+    pair = pair_class(config, source, weights, target, data)
     identity = json.loads(json.dumps(pair.identity()))  # its tuples as lists
     if differing := [key for key, value in identity.items() if value != setting.get(key)]:
         raise Invalid(f"{', '.join(differing)} of the configuration differ from those of the run")

@@ -62,7 +62,8 @@ def pactran_score(
     and for the biases. The minimum is computed to convergence. The authors stop L-BFGS after 100 steps from a random
     start, which moves the score by up to 0.03 %.
 
-    The Dirichlet and the Gamma form are of source probabilities, not of features: they are not computed here.
+    The bound has three forms. The Dirichlet and the Gamma form take source probabilities, not features: they are
+    measures of their own, `pactran_dirichlet` and `pactran_gamma`.
 
     References
     ----------
