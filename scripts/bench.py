@@ -10,18 +10,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import usual_measures
 from omegaconf import OmegaConf
+from threadpoolctl import threadpool_limits
 
 from leep import h_score, leep_score, nce_score
 from leep.data.dataset import DataSet
 from leep.engines import check_engine, create_engine
 from leep.execution.processes import Failed, n_cores, run_in_order, run_in_processes
-from leep.measures import MEASURES, score_class_tasks, score_task
+from leep.measures import MEASURES, get_measure, measure_arguments, score_class_tasks
 from leep.sources.forward import batch_size, forward_pass, make_predictor
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weights import find_weights
@@ -70,34 +73,6 @@ def textbook_leep(probs: np.ndarray, labels: np.ndarray) -> float:
     joint = np.stack([probs[labels == y].sum(0, dtype=np.float64) for y in np.unique(labels)]) / len(labels)
     conditional = joint / joint.sum(0)
     return float(np.log((conditional[labels] * probs).sum(1)).mean())
-
-
-def usual_leep(probs: np.ndarray, labels: np.ndarray) -> float:
-    """LEEP with the operations of TLlib's `ranking` package: a loop over classes, and one over examples."""
-    joint = np.zeros((labels.max() + 1, probs.shape[1]))
-    for y in range(len(joint)):
-        joint[y] = (probs / len(probs))[labels == y].sum(0)
-    predicted = probs @ (joint / joint.sum(0)).T
-    return float(np.log(np.array([p[y] for p, y in zip(predicted, labels)])).mean())
-
-
-def usual_nce(dummies: np.ndarray, labels: np.ndarray) -> float:
-    """NCE with the operations of TLlib: a loop over examples."""
-    joint = np.zeros((labels.max() + 1, dummies.max() + 1))
-    for z, y in zip(dummies, labels):
-        joint[int(y), int(z)] += 1 / len(labels)
-    of_dummy = joint.sum(0)
-    given = (joint[:, of_dummy > 0] / of_dummy[of_dummy > 0]).T + 1e-20
-    return float(((given * np.log(given)).sum(1) * of_dummy[of_dummy > 0]).sum())
-
-
-def usual_h_score(features: np.ndarray, labels: np.ndarray) -> float:
-    """H score with the operations of TLlib: two covariances and a pseudo-inverse."""
-    means = np.zeros_like(features)
-    for y in range(labels.max() + 1):
-        means[labels == y] = features[labels == y].mean(0)
-    inverse = np.linalg.pinv(np.cov(features, rowvar=False), rcond=1e-15)
-    return float(np.trace(inverse @ np.cov(means, rowvar=False)))
 
 
 def keep_busy() -> None:
@@ -162,7 +137,7 @@ def small_tasks(functions: dict[str, Callable], n_tasks: int, n_source: int, d: 
 def bench_small_tasks() -> None:
     """All three measures of 200 small tasks, and TLlib's operations on 20, alone and beside a busy process."""
     ours = {"leep": leep_score, "nce": nce_score, "h_score": h_score}
-    theirs = {"leep": usual_leep, "nce": usual_nce, "h_score": usual_h_score}
+    theirs = {name: getattr(usual_measures, name) for name in ours}
     for n_source, d in ((10, 64), (1_000, 512)):
         for busy in (False, True):
             other = get_context("spawn").Process(target=keep_busy, daemon=True) if busy else None
@@ -181,42 +156,86 @@ def bench_small_tasks() -> None:
             )
 
 
-def random_task(n: int, d: int, n_classes: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """What any measure takes of a task: ten source classes, features around the centre of their class."""
+def random_task(measure: str, n: int, d: int, n_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """What a measure takes of a task: d features, probabilities of d source classes or the most probable; labels."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % n_classes)
-    features = (rng.standard_normal((n_classes, d)) / 4)[labels] + rng.standard_normal((n, d))
-    probs = rng.dirichlet(np.full(10, 0.3), n).astype(np.float32)
-    arrays = {"source_probs": probs, "source_labels": probs.argmax(1), "target_labels": labels}
-    return arrays | {"features": np.maximum(features, 0).astype(np.float32)}
+    (name,) = set(measure_arguments(measure)) - {"target_labels"}
+    if name == "features":
+        values = rng.standard_normal((n, d), np.float32)
+        for y, centre in enumerate(rng.standard_normal((n_classes, d), np.float32) / 4):
+            values[labels == y] += centre
+        return np.maximum(values, 0, out=values), labels
+    values = rng.standard_exponential((n, d), np.float32)
+    values *= values
+    values /= values.sum(axis=1, keepdims=True)
+    return (values if name == "source_probs" else values.argmax(1)), labels
 
 
-def task_seconds(measure: str, n: int, d: int, n_classes: int, n_tasks: int = 1) -> float:
-    """Of the processor, for a measure of tasks of one size, after one task that warms up."""
-    tasks = [random_task(n, d, n_classes, seed) for seed in range(n_tasks)]
-    score_task(measure, tasks[0])
+def processor_seconds(function: Callable, tasks: list[tuple]) -> float:
+    """Of a function on all tasks, after one of them that warms up."""
+    function(*tasks[0])
     start = time.process_time()
     for task in tasks:
-        score_task(measure, task)
+        function(*task)
     return time.process_time() - start
 
 
-def bench_every_measure() -> None:
-    """Every measure: 200 small tasks, one large task, and how the cost of a middling one grows."""
-    print("| measure | 200 × (250 × 512, 5 classes) | 50,000 × 64, 100 classes | 2 n | 2 d | 2 classes |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    base = {"n": 4_000, "d": 128, "n_classes": 10}
+def bench_against_public_code() -> None:
+    """Every measure of 200 small tasks, and the operations of public code on five of them, on one thread."""
+    print("| measure | 200 × (250 × 512, 5 classes) | operations of public code | ratio |\n| --- | --- | --- | --- |")
+    total = 0.0
     for measure in MEASURES:
-        small, large = task_seconds(measure, 250, 512, 5, 200), task_seconds(measure, 50_000, 64, 100)
-        of_base = min(task_seconds(measure, **base) for _ in range(3))
-        ratios = [task_seconds(measure, **base | {key: 2 * size}) / of_base for key, size in base.items()]
-        growth = " | ".join(f"{ratio:.1f} ×" for ratio in ratios)
-        print(f"| `{measure}` | {small:.2f} s | {large:.3f} s | {growth} |", flush=True)
+        tasks = [random_task(measure, 250, 512, 5, seed) for seed in range(200)]
+        exact = [(x.astype(np.float64) if x.dtype == np.float32 else x, labels) for x, labels in tasks[:5]]
+        with threadpool_limits(1):
+            ours = processor_seconds(get_measure(measure), tasks)
+            theirs = 40 * processor_seconds(getattr(usual_measures, measure), exact)
+        total += ours
+        print(f"| `{measure}` | {ours:.2f} s | {theirs:.1f} s | {theirs / ours:.1f} × |", flush=True)
+    print(f"all measures of 200 small tasks: {total:.1f} s")
+
+
+def peak_memory(reset: bool = False) -> float:
+    """The most memory, in GB, that this process has held since the last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+
+
+def cost_of_large_task(measure: str, d: int) -> tuple[float, float]:
+    """In a process of its own: seconds of the processor, and GB beside the arrays, of 50,000 examples."""
+    get_measure(measure)(*random_task(measure, 500, 64, 100))
+    task = random_task(measure, 50_000, d, 100)
+    before, start = peak_memory(reset=True), time.process_time()
+    get_measure(measure)(*task)
+    return time.process_time() - start, peak_memory() - before
+
+
+def bench_large_tasks() -> None:
+    """Every measure of 50,000 examples of 100 classes, and how the cost of a middling task grows."""
+    sizes, base = (64, 512, 1280), {"n": 4_000, "d": 128, "n_classes": 10}
+    print("| measure | " + " | ".join(f"d = {d:,}" for d in sizes) + " | 2 n | 2 d | 2 classes |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for measure in MEASURES:
+        cells = []
+        for d in sizes:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                took, memory = pool.submit(cost_of_large_task, measure, d).result()
+            cells.append(f"{took:.2f} s, {memory:.2f} GB")
+        score = get_measure(measure)
+        of_base = min(processor_seconds(score, [random_task(measure, **base)]) for _ in range(3))
+        for key, size in base.items():
+            doubled = processor_seconds(score, [random_task(measure, **base | {key: 2 * size})])
+            cells.append(f"{doubled / of_base:.1f} ×")
+        print(f"| `{measure}` | " + " | ".join(cells) + " |", flush=True)
 
 
 def bench_measures() -> None:
     """Every measure; first calls; small tasks by TLlib's operations too; LEEP of 50,000 × 1,000; 200 large tasks."""
-    bench_every_measure()
+    bench_against_public_code()
+    bench_large_tasks()
     bench_first_calls()
     bench_small_tasks()
     rng = np.random.default_rng(0)

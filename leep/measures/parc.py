@@ -82,17 +82,22 @@ def parc_score(
     n_pairs, n_differ = len(differ), int(differ.sum())
     if n_differ in (0, n_pairs):
         raise ValueError("target_labels must have two classes, one with two examples, for PARC, got none such")
-    ranks = _ranks(_distances(features, n_components)[pairs])
-    ranks -= (n_pairs + 1) / 2
-    variance = ranks @ ranks
+    levels = np.rint(_distances(features, n_components)[pairs] * 10**DECIMALS).astype(np.int64)
+    order = _argsort(levels)
+    ordered = levels[order]
+    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    counts = np.diff(firsts, append=n_pairs)
+    ranks = firsts + (counts - n_pairs) / 2  # of ties their average, less that of all
+    variance = counts @ np.square(ranks)
     if variance == 0:
         raise ValueError("features must have different distances in different pairs for PARC, got the same in all")
     share = n_differ / n_pairs
-    return float(ranks[differ].sum() / np.sqrt(variance * n_pairs * share * (1 - share)))
+    covariance = np.add.reduceat(differ[order], firsts, dtype=np.int64) @ ranks
+    return float(covariance / np.sqrt(variance * n_pairs * share * (1 - share)))
 
 
 def _distances(features: np.ndarray, n_components: int | None) -> np.ndarray:
-    """1 − Pearson's correlations of examples, `(n, n)`, rounded."""
+    """1 − Pearson's correlations of examples, `(n, n)`, 0 … 2, up to rounding."""
     x, _ = principal_components(features, n_components)
     if x.shape[1] < 2:
         raise ValueError(f"features must have two columns or components at least for PARC, got {x.shape[1]}")
@@ -107,18 +112,15 @@ def _distances(features: np.ndarray, n_components: int | None) -> np.ndarray:
         )
     x /= lengths[:, None]
     with one_thread():
-        return np.round(1 - x @ x.T, DECIMALS)
+        return 1 - x @ x.T
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties averaged."""
-    order = np.argsort(values)
-    ordered = values[order]
-    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    ends = np.append(firsts[1:], len(values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat((firsts + ends + 1) / 2, ends - firsts)
-    return ranks
+def _argsort(levels: np.ndarray) -> np.ndarray:
+    """An order that sorts integers below 2^48, by 16 bits after 16: a quarter of the time of `np.argsort`."""
+    order = np.argsort(levels.astype(np.uint16), kind="stable")
+    for bits in (16, 32):
+        order = order[np.argsort((levels[order] >> bits).astype(np.uint16), kind="stable")]
+    return order
 
 
 score = parc_score
