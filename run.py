@@ -1,19 +1,20 @@
 """Runs one experiment of the paper: python run.py experiment=small_imbalanced; python run.py --help."""
 
-import re
+import os
 import signal
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config.arguments import explain, prepare
 from experiments.terminal import print_in_any_locale
 
 NOTHING_COULD_RUN = 3  # exit status: data or weights of everything are missing
 INTERRUPTED = 130  # exit status: Ctrl-C
-CONF = Path(__file__).parent / "conf"
 statuses = [0]  # of the runs of a sweep: one that cannot run does not stop the others
 
 
@@ -29,6 +30,9 @@ def main(cfg: DictConfig) -> None:
         said = f"what is finished is in {cfg.paths.results}, the same command goes on from there"
         print(f"\nrun.py: interrupted; {said}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except (HydraException, OmegaConfBaseException) as error:  # of an experiment that this one composes
+        print(f"run.py: {explain(error)}", file=sys.stderr)
+        statuses.append(2)
     except (LeepError, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         statuses.append(NOTHING_COULD_RUN if isinstance(error, Missing) else 2)
@@ -78,39 +82,15 @@ def _run_ranking_quality(cfg: DictConfig) -> None:
     print(write(config.results, folder))
 
 
-def check_names(arguments: list[str]) -> None:
-    """Top-level keys, and names in `source=[a,b]` and its like: Hydra's own message does not list the choices."""
-    files = [CONF / "config.yaml", *(CONF / "experiment").glob("*.yaml")]
-    known = {key for file in files for key in OmegaConf.load(file)} | {p.name for p in CONF.iterdir() if p.is_dir()}
-    known -= {"defaults", "hydra"}
-    for argument in arguments:
-        group, equals, names = argument.partition("=")
-        key = group.lstrip("+~").split(".")[0].split("@")[0]
-        if equals and not key.startswith(("-", "hydra")) and key not in known:
-            sys.exit(f"run.py: unknown key {key!r}; the keys are {', '.join(sorted(known))}")
-        if group not in ("source", "target", "method"):
-            continue
-        choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        for name in re.findall(r"[^\[\],\s'\"]+", names):
-            if name not in choices:
-                sys.exit(f"run.py: {group} must be among {', '.join(choices)}, got {name!r}")
-
-
-def quoted(argument: str) -> str:
-    """`key=value` with the value in quotes where Hydra's grammar wants them, as for `~` and letters with accents."""
-    key, equals, value = argument.partition("=")
-    if not equals or key.startswith("-") or re.fullmatch(r"[\w/+.$%*@?|: =-]*", value, re.ASCII):
-        return argument
-    return argument if re.search(r"[][{}(),'\"\\]", value) else f'{key}="{value}"'
-
-
 if __name__ == "__main__":
     print_in_any_locale()
-    sys.argv[1:] = map(quoted, sys.argv[1:])
-    if not any(a.startswith(("--config-dir", "-cd")) for a in sys.argv):
-        check_names(sys.argv[1:])
+    sys.argv[1:] = prepare(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them with advice
     try:
         main()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"run.py: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(2 if 2 in statuses else max(statuses))

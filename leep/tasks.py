@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from leep.errors import not_among
 from leep.plugins import is_outside, load_object
 
 
@@ -238,7 +239,7 @@ def find_experiment(name: str) -> Experiment:
         if not isinstance(found, Experiment):
             raise ValueError(f"experiment {name} must be a leep.tasks.Experiment, got {type(found).__name__}")
         return found
-    raise ValueError(f"experiment must be among {', '.join(EXPERIMENTS)} or module:name, got {name!r}")
+    raise ValueError(not_among("experiment", EXPERIMENTS, name, " or module:name"))
 
 
 def task_rng(seed: int, experiment: str, target: str, index: int, purpose: int) -> np.random.Generator:

@@ -132,8 +132,8 @@ def test_resumed_training_goes_on_exactly():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "jax"}, "engine must be one of gluon, torch, got 'jax'"),
-        ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
+        ({"name": "jax"}, "engine must be among gluon, torch, got 'jax'"),
+        ({"precision": "float16"}, "precision must be among float32, bfloat16"),
         ({"precision": "bfloat16"}, "use engine=torch for bfloat16"),
     ],
 )

@@ -10,12 +10,13 @@ from pathlib import Path
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from experiments.config.arguments import unknown_key
 from experiments.config.deviations import with_deviations
 from experiments.config.values import Engine, Executor, RunConfig, Source, Target
 from experiments.executor import EXECUTORS, n_workers
 from leep.data import READERS
 from leep.engines import ENGINES, PRECISIONS, check_engine
-from leep.errors import Invalid
+from leep.errors import Invalid, not_among
 from leep.measures import check_measure
 from leep.plugins import is_outside
 from leep.sources.variants import VARIANTS
@@ -52,7 +53,7 @@ def resolve(cfg: DictConfig) -> RunConfig:
             paper.target = cfg.target  # its files and sizes are the user's own
         return with_deviations(ours, _values(paper))
     except ValueError as error:
-        raise Invalid(str(error)) from error
+        raise Invalid(str(error).split("\n    full_key:")[0]) from error  # OmegaConf goes on with its types
 
 
 def _paper_protocol(cfg: DictConfig) -> DictConfig:
@@ -123,7 +124,7 @@ def _measures(given: object) -> tuple[str, ...]:
     is_list = isinstance(given, ListConfig)
     _require(is_list and len(given) > 0, f"measures must be a list, e.g. 'measures=[leep]', got {given}")
     _require(len(set(given)) == len(given), f"measures must be different ones, got {given}")
-    for name in given:
+    for name in map(str, given):
         check_measure(name)
     return tuple(given)
 
@@ -270,11 +271,16 @@ def _cap(cfg: DictConfig, key: str, method: Method) -> int | None:
 
 
 def _check_keys(ours: dict, known: dict, path: str) -> None:
-    """Refuse a key that the project's own configuration lacks: added by +key=…, it would do nothing."""
-    for key in ours if path not in _CHECKED_ELSEWHERE else ():
-        _require(key in known, f"unknown key {path}{key}; the keys are {', '.join(map(str, known))}")
-        if isinstance(ours[key], dict) and isinstance(known[key], dict):
-            _check_keys(ours[key], known[key], f"{path}{key}.")
+    """Refuse a key that the project's own configuration lacks: added by +key=…, it would do nothing; or lacks of it."""
+    if path in _CHECKED_ELSEWHERE:
+        return
+    for key in ours:
+        _require(key in known, unknown_key(f"{path}{key}", known))
+    for key, value in known.items():
+        _require(key in ours, f"{path}{key} must be given, e.g. {path}{key}={value}")
+        if isinstance(value, dict):
+            _require(isinstance(ours[key], dict), f"{path}{key} must map names to values, got {ours[key]!r}")
+            _check_keys(ours[key], value, f"{path}{key}.")
 
 
 def _require(condition: object, message: str) -> None:
@@ -283,7 +289,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _choice(key: str, value: object, choices) -> None:
-    _require(value in choices, f"{key} must be among {', '.join(choices)}, got {value!r}")
+    _require(value in choices, not_among(key, choices, value))
 
 
 def _mapping(key: str, value: object):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leep.errors import not_among
 from leep.execution.processes import n_cores
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def create_engine(
 def check_engine(name: str, precision: str, device: str) -> None:
     """Raise `ValueError` if there is no such engine, or it cannot run here in that precision on that kind of device."""
     if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+        raise ValueError(not_among("engine", ENGINES, name))
     if precision not in PRECISIONS:
-        raise ValueError(f"engine.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ValueError(not_among("engine.precision", PRECISIONS, precision))
     if name == "gluon" and (precision != "float32" or device != "cpu"):
         raise ValueError(
             f"engine=gluon runs in float32 on the cpu, got {precision} on {device}; "

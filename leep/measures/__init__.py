@@ -15,6 +15,7 @@ from importlib import import_module
 
 import numpy as np
 
+from leep.errors import not_among
 from leep.measures._check import as_array, check_labels
 from leep.measures._classes import memberships
 from leep.plugins import is_outside, load_object
@@ -144,7 +145,7 @@ def _parameters(function: Callable) -> tuple[str, ...]:
 
 def _module(name: str):
     if name not in MEASURES:
-        raise ValueError(f"measures must be among {', '.join(MEASURES)} or module:function, got {name!r}")
+        raise ValueError(not_among("measures", MEASURES, name, " or module:function"))
     return import_module(f"{__name__}.{name}")
 
 

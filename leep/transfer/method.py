@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from leep.errors import did_you_mean, not_among
 from leep.plugins import is_outside, load_object
 
 if TYPE_CHECKING:
@@ -205,10 +206,12 @@ def create_method(name: str, options: Mapping[str, object]) -> Method:
     elif name in find_methods():
         kind = find_methods()[name]
     else:
-        raise ValueError(f"method must be among {', '.join(find_methods())}, got {name!r}")
+        raise ValueError(not_among("method", find_methods(), name))
     known = [field.name for field in fields(kind)]
     if unknown := sorted({*options} - {*known}):
-        raise ValueError(f"unknown key method.{name}.{unknown[0]}; the keys are {', '.join(known)}")
+        raise ValueError(
+            f"unknown key method.{name}.{unknown[0]}; the keys are {', '.join(known)}{did_you_mean(unknown[0], known)}"
+        )
     try:
         return kind(**options)
     except ValueError as error:
