@@ -2,6 +2,7 @@ import gzip
 import os
 import pickle
 import re
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from helpers.files import header, python2_pickle
 from PIL import Image
 
 import leep
-from leep.data import READERS, find_data, load_data, locate, search_path
+from leep.data import READERS, DataSet, find_data, known, load_data, locate, search_path
 from leep.data.dataset import check_labels
 from leep.data.folder import read_folder
 from leep.data.idx import FILES, read_fashion_mnist
+from leep.data.known import content_sha256, find_variant
 from leep.errors import Invalid, LeepError, Missing
 
 SHA256 = {  # of the official files
@@ -129,6 +131,29 @@ def test_batches_that_python_3_saved_again(tmp_path, protocol, keys):
     assert data.class_names[:2] == ("name 0", "name 1")
 
 
+def save_cifar10(folder, data, labels, protocol=2, key=str):
+    """The same batch as every file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
+        (folder / name).write_bytes(pickle.dumps({key("data"): data, key("labels"): labels}, protocol))
+    return READERS["cifar10"].read(folder)
+
+
+def test_batches_saved_again_with_other_shapes_and_labels(tmp_path):
+    pixels = pixels_of(np.random.default_rng(3), 2)
+    published = save_cifar10(tmp_path / "published", pixels, [3, 9], key=str.encode)
+    images = hwc(pixels)
+    labels = [np.array([3, 9]), np.array([3, 9], np.uint8), (3, 9), np.array([[3], [9]]), [np.int64(3), 9]]
+    shapes = [pixels.reshape(2, 3, 32, 32), images, np.asfortranarray(images), images[:, ::1], pixels]
+    for k, (given, shape) in enumerate(zip(labels, shapes)):
+        assert save_cifar10(tmp_path / str(k), shape, given, protocol=k).sha256 == published.sha256
+    with pytest.raises(Invalid, match=r"got float64 \(2, 3072\)"):
+        save_cifar10(tmp_path / "floats", pixels / 255, [3, 9])
+    (tmp_path / "0" / "data_batch_1").write_bytes(pickle.dumps({"data": pixels, "y": [3, 9]}))
+    with pytest.raises(Invalid, match=r"data_batch_1: .* lacks 'labels', has 'data', 'y'"):
+        READERS["cifar10"].read(tmp_path / "0")
+
+
 class Malicious:
     def __init__(self, path):
         self.path = str(path)
@@ -168,8 +193,8 @@ def test_what_is_not_a_plain_pickle_is_refused(tmp_path, content):
         ({b"data": np.zeros((1, 3072), np.uint8)}, "must be a dictionary with the keys"),
         ({b"data": np.zeros((1, 3072)), b"fine_labels": [1]}, r"'data' must be a uint8 array of shape \(1, 3072\)"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [1]}, "'data' must be a uint8 array"),
-        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": 1}, "'fine_labels' must be a list of integers"),
-        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [1.0]}, "'fine_labels' must be a list of integers"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": 1}, "'fine_labels' must be integers, .*got a int"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [1.0]}, "'fine_labels' must be integers"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [100]}, "labels must be 0 … 99, found 100"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [-1]}, "labels must be 0 … 99, found -1"),
     ],
@@ -231,6 +256,18 @@ def test_fashion_mnist(tmp_path, zipped):
     assert len(data.class_names) == 10
 
 
+@pytest.mark.parametrize(("zipped", "name"), [(True, "{}"), (False, "{}.gz"), (False, "{dot}"), (True, "{dot}.gz")])
+def test_fashion_mnist_unpacked_or_named_otherwise(tmp_path, zipped, name):
+    """Browsers unpack a file and leave its name; some archives write a dot."""
+    write_fashion_mnist(tmp_path / "a", np.random.default_rng(6))
+    expected = read_fashion_mnist(tmp_path / "a").sha256
+    write_fashion_mnist(tmp_path / "b", np.random.default_rng(6), zipped)
+    for path in list((tmp_path / "b").iterdir()):
+        plain = path.name.removesuffix(".gz")
+        path.rename(path.with_name(name.format(plain, dot=plain.replace("-idx", ".idx"))))
+    assert read_fashion_mnist(tmp_path / "b").sha256 == expected
+
+
 TRAIN_IMAGES, TRAIN_LABELS = FILES[:2]
 PIXELS = bytes(6 * 784)
 
@@ -267,7 +304,10 @@ def test_a_wrong_idx_file_is_refused_by_name(tmp_path, name, content, message, z
         (lambda gz: gz[:-4], "truncated: the gzip stream ends too early"),
         (lambda gz: gz[:40] + bytes([gz[40] ^ 255]) + gz[41:], "not a sound gzip file"),
         (lambda gz: gz[:-8] + bytes(8), "not a sound gzip file: CRC check failed"),
-        (lambda gz: b"<!DOCTYPE html>\n<title>Log in</title>", "not a sound gzip file: Not a gzipped file.*<!"),
+        (
+            lambda gz: b"<!DOCTYPE html>\n<title>Log in</title>",
+            "must start with the magic number 00000803, found 3c21444f",
+        ),
         (lambda gz: gz + b"trailing", "not a sound gzip file"),
     ],
 )
@@ -367,8 +407,7 @@ def test_a_size_that_is_no_number_of_pixels_is_refused(tmp_path, size):
 def test_gluons_folder_and_the_official_archives_folders_are_found(nowhere, sub):
     write_cifar10_binary(nowhere / sub, np.random.default_rng(10))
     assert locate("cifar10") == nowhere / sub
-    assert find_data("cifar10") == "full"
-    assert load_data("cifar10").variant == "full"
+    assert find_data("cifar10") == nowhere / sub
 
 
 def test_root_comes_first(nowhere):
@@ -407,7 +446,7 @@ def test_a_part_of_a_data_set_is_an_error_and_not_passed_over(nowhere, name, sub
 def test_a_whole_layout_beside_a_part_of_another_is_read(nowhere):
     write_cifar100_binary(nowhere / "cifar100", np.random.default_rng(13))
     (nowhere / "cifar100" / "train").write_bytes(b"")
-    assert find_data("cifar100") == "full"
+    assert find_data("cifar100") == nowhere / "cifar100"
 
 
 def test_one_error_catches_all(nowhere):
@@ -443,7 +482,7 @@ def test_names_and_arguments_are_checked(tmp_path):
 def test_load_folder(tmp_path):
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
         paint(tmp_path / name, 0)
-    assert find_data("folder", path=tmp_path) == "full"
+    assert find_data("folder", path=tmp_path) == tmp_path
     data = load_data("folder", path=tmp_path, size=3)
     assert data.train_images.shape == (2, 3, 3, 3)
     assert set(READERS) == {"cifar10", "cifar100", "fashion_mnist", "folder"}
@@ -458,6 +497,50 @@ def test_the_hash_is_of_pixels_and_labels(tmp_path):
     assert read_fashion_mnist(tmp_path).sha256 == hash_zipped
     write_file(tmp_path, FILES[3], header(0x0801, 4) + bytes([1, 2, 3, 4]), zipped=False)
     assert read_fashion_mnist(tmp_path).sha256 != hash_zipped
+
+
+# what is known by its contents
+
+
+def shuffled(data, seed=0):
+    rng = np.random.default_rng(seed)
+    train, test = rng.permutation(len(data.train_labels)), rng.permutation(len(data.test_labels))
+    rows = data.train_images[train], data.train_labels[train], data.test_images[test], data.test_labels[test]
+    return DataSet(data.name, *rows, data.class_names)
+
+
+def test_contents_are_known_in_any_order_and_nothing_else_is(tmp_path, monkeypatch):
+    write_fashion_mnist(tmp_path, np.random.default_rng(15))
+    data = read_fashion_mnist(tmp_path)
+    assert find_variant(data) == "other data (6 + 4 images)"
+    monkeypatch.setitem(known._KNOWN, ("fashion_mnist", content_sha256(data)), "full")
+    assert find_variant(data) == find_variant(shuffled(data)) == "full"
+    assert shuffled(data).sha256 != data.sha256
+    other_labels = replace(data, train_labels=(data.train_labels + 1) % 10)
+    other_pixel = replace(
+        data, test_images=data.test_images ^ (np.arange(4) == 2).astype(np.uint8)[:, None, None, None]
+    )
+    fewer = replace(data, train_images=data.train_images[1:], train_labels=data.train_labels[1:])
+    swapped = replace(data, train_images=data.test_images, train_labels=data.test_labels)
+    for changed in (other_labels, other_pixel, fewer, swapped, replace(data, name="cifar10")):
+        assert find_variant(changed).startswith("other data (")
+
+
+def test_the_sample_is_a_sample_wherever_it_lies(nowhere):
+    if not READERS["fashion_mnist"].sample.is_dir():
+        pytest.skip("the wheel has no sample")
+    shutil.copytree(READERS["fashion_mnist"].sample, nowhere / "FashionMNIST" / "raw")
+    assert load_data("fashion_mnist").variant == "bundled sample"
+
+
+def test_other_files_under_the_name_are_never_full(nowhere):
+    write_fashion_mnist(nowhere / "fashion-mnist", np.random.default_rng(16), n_train=600, n_test=100)
+    assert load_data("fashion_mnist").variant == "other data (600 + 100 images)"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+def test_the_published_data_sets_are_known(name):
+    assert full(name).variant == "full"
 
 
 # the bundled sample and the data sets themselves
@@ -479,7 +562,7 @@ def full(name):
 
 @checkout
 def test_the_bundled_sample_is_read_where_there_is_nothing_else(nowhere):
-    assert find_data("fashion_mnist") == "bundled sample"
+    assert find_data("fashion_mnist") == READERS["fashion_mnist"].sample
     assert load_data("fashion_mnist").variant == "bundled sample"
 
 

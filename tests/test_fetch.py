@@ -12,7 +12,7 @@ import requests
 from helpers.server import Server
 from PIL import ImageFile
 
-from leep.data import fetch, load_data
+from leep.data import fetch, known, load_data
 from leep.data.fetch import DATA_SETS, RemoteDataSet, download, fetch_data_set, fetch_weights
 from leep.errors import Invalid, Missing
 from leep.sources.weights import GLUON_SHA1, gluon_sha1
@@ -174,7 +174,7 @@ def cifar10_members(n=2):
 def cifar10_at(server, content):
     server.serve("/cifar-10-binary.tar.gz", content)
     files = {"cifar-10-binary.tar.gz": sha256(content)}
-    return RemoteDataSet("cifar10", (10, 2), (f"{server.base}/",), files, DATA_SETS["cifar10"].members)
+    return RemoteDataSet("cifar10", (f"{server.base}/",), files, DATA_SETS["cifar10"].members)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def alone(tmp_path, monkeypatch):
     return tmp_path / "root"
 
 
-def test_an_archive_is_unpacked_to_where_gluon_looks_and_not_downloaded_again(server, alone):
+def test_an_archive_is_unpacked_to_where_gluon_looks_and_not_downloaded_again(server, alone, monkeypatch):
     content = tar(cifar10_members())
     there = cifar10_at(server, content)
     assert fetch_data_set("cifar10", alone, there) == f"cifar10: downloaded to {alone / 'cifar10'}"
@@ -192,8 +192,16 @@ def test_an_archive_is_unpacked_to_where_gluon_looks_and_not_downloaded_again(se
     data = load_data("cifar10", alone)
     assert len(data.train_labels) == 10
     assert data.class_names == tuple("abcdefghij")
+    monkeypatch.setitem(known._KNOWN, ("cifar10", known.content_sha256(data)), known.FULL)
     assert fetch_data_set("cifar10", alone, there) == f"cifar10: already in {alone / 'cifar10'}"
     assert len(server.asked) == 1
+
+
+def test_other_data_under_the_name_are_replaced(server, alone):
+    there = cifar10_at(server, tar(cifar10_members()))
+    fetch_data_set("cifar10", alone, there)
+    assert load_data("cifar10", alone).variant == "other data (10 + 2 images)"
+    assert "downloaded" in fetch_data_set("cifar10", alone, there)
 
 
 @pytest.mark.parametrize("damage", ["lost", "truncated", "a record less"])
@@ -238,9 +246,7 @@ def test_only_the_files_that_are_missing_are_downloaded(server, alone):
     files = {name: sha256(name.encode()) for name in names}
     (alone / "fashion-mnist").mkdir(parents=True)
     (alone / "fashion-mnist" / names[1]).write_bytes(names[1].encode())
-    fetch_data_set(
-        "fashion_mnist", alone, RemoteDataSet("fashion-mnist", (60_000, 10_000), (f"{server.base}/",), files)
-    )
+    fetch_data_set("fashion_mnist", alone, RemoteDataSet("fashion-mnist", (f"{server.base}/",), files))
     assert [path for path, _ in server.asked] == [f"/{names[k]}" for k in (0, 2, 3)]
     assert leftovers(alone / "fashion-mnist") == sorted(names)
 

@@ -13,6 +13,7 @@ from experiments.config.values import RunConfig, Source, Target
 from experiments.executor import n_workers
 from leep.data import DataSet, find_data, load_data
 from leep.data.dataset import only_test
+from leep.data.known import FULL, SAMPLE
 from leep.errors import Invalid, LeepError, Missing
 from leep.execution.processes import ItemRunner
 from leep.results import setting_hash
@@ -124,7 +125,8 @@ class SourceTarget:
 
     def deviations(self) -> list[str]:
         """Where tasks, data, source model or engine differ from the paper's."""
-        found = [] if self.data.variant == "full" else [f"{self.data.variant} of {self.target.title}"]
+        variant, title = self.data.variant, self.target.title
+        found = [] if variant == FULL else [f"{variant} of {title}" if variant == SAMPLE else f"{variant} for {title}"]
         if self.weights.origin != "gluon":
             found.append(f"{self.weights.origin} weights of {self.source.name}")
         return found + self.config.pair_deviations[self.source.name, self.target.name]

@@ -12,12 +12,11 @@ from leep.data.cifar import CIFAR10, CIFAR100, Cifar, holds_cifar, read_cifar
 from leep.data.dataset import DataSet
 from leep.data.folder import read_folder
 from leep.data.idx import holds_fashion_mnist, read_fashion_mnist
+from leep.data.known import find_variant
 from leep.errors import Missing
 from leep.files import short
 
 __all__ = ["READERS", "DataSet", "Reader", "find_data", "load_data", "locate", "search_path"]
-
-_SAMPLE = "bundled sample"
 
 
 @dataclass(frozen=True)
@@ -90,28 +89,7 @@ def _check_name(name: str, path: str | Path | None) -> None:
         raise ValueError(f"only the reader 'folder' takes a path, got {path} for {name!r}; set data.root instead")
 
 
-def _find(name: str, root: str | Path | None, path: str | Path | None) -> tuple[Path, str]:
-    """Find the folder that would be read, and its variant."""
-    _check_name(name, path)
-    if name == "folder":
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise Missing(f"{folder}: no such folder of images")
-        return folder, "full"
-    if (folder := locate(name, root)) is not None:
-        return folder, "full"
-    reader = READERS[name]
-    if reader.sample is not None and reader.sample.is_dir():
-        return reader.sample, _SAMPLE
-    sample = "; a sample comes with a checkout of the repository, not with the wheel" if reader.sample else ""
-    raise Missing(
-        f"{name} was not found: looked for a folder {', '.join(reader.folders)} in "
-        f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to a folder that holds it"
-        f"{sample}"
-    )
-
-
-def find_data(name: str, root: str | Path | None = None, path: str | Path | None = None) -> str:
+def find_data(name: str, root: str | Path | None = None, path: str | Path | None = None) -> Path:
     """Find the data set that `load_data` would read, without reading it.
 
     Parameters
@@ -122,8 +100,8 @@ def find_data(name: str, root: str | Path | None = None, path: str | Path | None
 
     Returns
     -------
-    str
-        Its variant: `full`, or `bundled sample` if only that is at hand.
+    Path
+        Its folder; that of the bundled sample if only that is at hand.
 
     Raises
     ------
@@ -134,7 +112,23 @@ def find_data(name: str, root: str | Path | None = None, path: str | Path | None
     ValueError
         If the name is unknown.
     """
-    return _find(name, root, path)[1]
+    _check_name(name, path)
+    if name == "folder":
+        folder = Path(path).expanduser()
+        if not folder.exists():
+            raise Missing(f"{folder}: no such folder of images")
+        return folder
+    if (folder := locate(name, root)) is not None:
+        return folder
+    reader = READERS[name]
+    if reader.sample is not None and reader.sample.is_dir():
+        return reader.sample
+    sample = "; a sample comes with a checkout of the repository, not with the wheel" if reader.sample else ""
+    raise Missing(
+        f"{name} was not found: looked for a folder {', '.join(reader.folders)} in "
+        f"{', '.join(map(short, search_path(root)))}. `make data` gets it; or set data.root to a folder that holds it"
+        f"{sample}"
+    )
 
 
 def load_data(
@@ -158,9 +152,10 @@ def load_data(
     >>> load_data("fashion_mnist").test_images.shape
     (10000, 28, 28, 1)
     """
-    folder, variant = _find(name, root, path)
+    folder = find_data(name, root, path)
     if name == "folder":
         return read_folder(folder, size)
     if size is not None:
         raise ValueError(f"only the reader 'folder' takes a size, got {size} for {name!r}")
-    return replace(READERS[name].read(folder), variant=variant)
+    data = READERS[name].read(folder)
+    return replace(data, variant=find_variant(data))

@@ -81,16 +81,40 @@ def _read_binary(path: Path, cifar: Cifar) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_python(path: Path, cifar: Cifar) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of a pickled dictionary: `data`, (n, 3072) uint8, and a list of integers."""
+    """Images and labels of a pickled dictionary: `data` and integers, as published or as arrays that were saved again.
+
+    The pixels of an image are a row, channel by channel, or have the shape (3, 32, 32) or (32, 32, 3).
+    """
     batch, key = _load_dictionary(path), cifar.labels_key
-    if "data" not in batch or key not in batch:
-        raise Invalid(f"{path}: must be a dictionary with the keys 'data' and '{key}'")
+    if missing := [name for name in ("data", key) if name not in batch]:
+        held = ", ".join(map(repr, batch))
+        raise Invalid(
+            f"{path}: must be a dictionary with the keys 'data' and '{key}', lacks {missing[0]!r}, has {held}"
+        )
     pixels, labels = batch["data"], batch[key]
-    if not isinstance(labels, list) or not labels or not all(isinstance(x, int | np.integer) for x in labels):
-        raise Invalid(f"{path}: '{key}' must be a list of integers")
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
-        raise Invalid(f"{path}: 'data' must be a uint8 array of shape ({len(labels)}, {_PIXELS})")
-    return _as_images(pixels), check_labels(np.array(labels), cifar.n_classes, path)
+    if isinstance(labels, list | tuple) and all(isinstance(x, int | np.integer) for x in labels):
+        labels = np.array(labels, np.int64)
+    if (
+        not isinstance(labels, np.ndarray)
+        or labels.dtype.kind not in "iu"
+        or labels.size != len(labels)
+        or not len(labels)
+    ):
+        raise Invalid(f"{path}: '{key}' must be integers, a list or an array of shape (n,), got {_described(labels)}")
+    n = len(labels)
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape not in ((n, _PIXELS), (n, 3, 32, 32), (n, 32, 32, 3))
+    ):
+        raise Invalid(f"{path}: 'data' must be a uint8 array of shape ({n}, {_PIXELS}), got {_described(pixels)}")
+    images = np.ascontiguousarray(pixels) if pixels.shape[-1] == 3 else _as_images(pixels.reshape(n, _PIXELS))
+    return images, check_labels(labels.ravel(), cifar.n_classes, path)
+
+
+def _described(value: object) -> str:
+    array = isinstance(value, np.ndarray)
+    return f"{value.dtype} {value.shape}" if array else f"a {type(value).__name__}"
 
 
 def _read_names(path: Path, cifar: Cifar) -> tuple[str, ...]:

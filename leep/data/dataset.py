@@ -24,7 +24,7 @@ class DataSet:
     train_labels, test_labels : int64 arrays `(n,)`, 0 … len(class_names) − 1
     class_names : tuple of str
     variant : str
-        `full`, or what was read instead, e.g. `bundled sample`.
+        `full`, or what was read instead: `bundled sample`, or data that are not the published ones.
     """
 
     name: str

@@ -16,6 +16,7 @@ import pooch
 import requests
 
 from leep.data import READERS, locate, search_path
+from leep.data.known import FULL, find_variant
 from leep.errors import Invalid, Missing
 from leep.files import check_unzipped, file_digest, write_atomically
 from leep.progress import progress
@@ -36,14 +37,12 @@ class RemoteDataSet:
     Attributes
     ----------
     folder : name of its folder, Gluon's own
-    counts : number of training and of test images
     mirrors : addresses of folders, in the order in which they are tried, HTTPS only
     files : SHA-256 by file name
     members : of an archive, the members that are the data; none if the files are the data themselves
     """
 
     folder: str
-    counts: tuple[int, int]
     mirrors: tuple[str, ...]
     files: Mapping[str, str]
     members: tuple[str, ...] = ()
@@ -52,7 +51,6 @@ class RemoteDataSet:
 DATA_SETS = {
     "cifar10": RemoteDataSet(
         "cifar10",
-        (50_000, 10_000),
         ("https://www.cs.toronto.edu/~kriz/",),
         {"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
         tuple(
@@ -62,14 +60,12 @@ DATA_SETS = {
     ),
     "cifar100": RemoteDataSet(
         "cifar100",
-        (50_000, 10_000),
         ("https://www.cs.toronto.edu/~kriz/",),
         {"cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"},
         tuple(f"cifar-100-binary/{name}" for name in ("train.bin", "test.bin", "fine_label_names.txt")),
     ),
     "fashion_mnist": RemoteDataSet(
         "fashion-mnist",
-        (60_000, 10_000),
         (
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
@@ -85,7 +81,7 @@ DATA_SETS = {
 
 
 def fetch_data_set(name: str, root: Path | None = None, remote: RemoteDataSet | None = None) -> str:
-    """Download a data set into the first folder of the search path, unless it is there, whole and readable.
+    """Download a data set into the first folder of the search path, unless it is there, known by its contents.
 
     Parameters
     ----------
@@ -104,7 +100,7 @@ def fetch_data_set(name: str, root: Path | None = None, remote: RemoteDataSet | 
         If it could not be downloaded.
     """
     remote = remote or DATA_SETS[name]
-    if (folder := _find_whole(name, remote.counts, root)) is not None:
+    if (folder := _find_published(name, root)) is not None:
         return f"{name}: already in {folder}"
     folder = search_path(root)[0] / remote.folder
     for file, sha256 in remote.files.items():
@@ -247,15 +243,14 @@ def _resume(url: str, output: str, _pooch: object, part: Path) -> None:
     os.replace(part, output)
 
 
-def _find_whole(name: str, counts: tuple[int, int], root: Path | None) -> Path | None:
-    """The folder that holds a data set which can be read and has all its images; None if it is to be downloaded."""
+def _find_published(name: str, root: Path | None) -> Path | None:
+    """The folder that holds the published data set; None if it is to be downloaded."""
     try:
         folder = locate(name, root)
         data = None if folder is None else READERS[name].read(folder)
     except Invalid:
         return None
-    whole = data is not None and (len(data.train_labels), len(data.test_labels)) == counts
-    return folder if whole else None
+    return folder if data is not None and find_variant(data) == FULL else None
 
 
 def _unpack_tar(path: Path, members: tuple[str, ...], folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) in the IDX format of MNIST, gzipped or not."""
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) in the IDX format of MNIST, gzipped or not.
+
+Whether a file is gzipped is seen from its content, because browsers unpack files and leave their names.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,9 @@ def read_fashion_mnist(folder: Path) -> DataSet | None:
 
 
 def _file_names(folder: Path) -> list[str]:
-    """Each file's name in the folder: the gzipped one, unless only the other is there."""
-    return [f if (folder / f).is_file() and not (folder / f"{f}.gz").is_file() else f"{f}.gz" for f in FILES]
+    """Each file's name in the folder: the gzipped one first; some archives write `.idx3` for `-idx3`."""
+    kinds = [[f"{name}{end}" for name in (f, f.replace("-idx", ".idx")) for end in (".gz", "")] for f in FILES]
+    return [next((name for name in names if (folder / name).is_file()), names[0]) for names in kinds]
 
 
 def _read_split(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +64,7 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
     Parameters
     ----------
     path : Path
-        Gunzipped if its name ends in `.gz`.
+        Gunzipped if its content is gzipped.
     n_dimensions : int
 
     Returns
@@ -91,7 +95,8 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
 def _read_bytes(path: Path, n_dimensions: int) -> bytes:
     """Read the header and the values that it declares, plus one byte if any follows, so that extra data are seen."""
     header, size = 4 + 4 * n_dimensions, path.stat().st_size
-    zipped = path.suffix == ".gz"
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
     most = min(size * _MAX_GZIP_RATIO, MOST_UNZIPPED) if zipped else size
     try:
         with (gzip.open if zipped else open)(path, "rb") as file:
