@@ -199,6 +199,19 @@ def held_out(features: np.ndarray, target_labels: np.ndarray, test_rows: np.ndar
     return classes[log_probs.argmax(axis=1)] == tested
 
 
+def head_of_fold(features: np.ndarray, done: Probe, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """The head that tests a fold: weight `(n_classes, n_features)` and bias `(n_classes,)`, float64.
+
+    Its outputs `features @ weight.T + bias` have the probe's softmax. `features` are those of `done`.
+    """
+    n, d = features.shape
+    train = np.flatnonzero(done.folds != fold)
+    points = np.vstack([features, np.zeros((1, d)), np.eye(d)])  # an affine map is known by its values at these
+    strength = done.strengths[fold : fold + 1]
+    (values,) = _heads(points, done.labels[train], train, np.arange(n, n + d + 1), strength, TOLERANCE)
+    return (values[1:] - values[0]).T, values[0]
+
+
 def deal_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """The fold of each image, int64 `(n,)`; −1 where it is alone in its class.
 

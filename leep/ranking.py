@@ -111,10 +111,11 @@ class Ranking:
         table = self.table
         measures = [column[:-4] for column in table if column.endswith("_low") and column != "accuracy_low"]
         accuracies = table[["accuracy", "accuracy_se"]].to_numpy()
+        with_errors = ["" if pd.isna(p) else f"{p:.3f} ± {se:.3f}" for p, se in accuracies]
         columns = {
             "model": table["model"],
             "rank": [_text(value, "d") for value in table["rank"]],
-            **({"accuracy": [f"{p:.3f} ± {se:.3f}" for p, se in accuracies]} if self.probes else {}),
+            **({"accuracy": with_errors} if self.probes else {}),
             "P(best)": [_text(value, ".2f") for value in table["p_best"]],
             **{m: [_with_interval(row, m) for row in table.to_dict("records")] for m in measures},
             "features": [f"{value:,}" for value in table["n_features"]],
@@ -172,6 +173,8 @@ def rank(
     ------
     ValueError
         If a shape, dtype, value or name is not as above. The message names the model.
+    RuntimeError
+        If no model's head converges. A model whose head alone does not is ranked last, and `notes` says so.
 
     References
     ----------
@@ -195,7 +198,7 @@ def rank(
         name: {m: _score(m, probs, features, codes, n_resamples, seed) for m in measures}
         for name, (probs, features) in models.items()
     }
-    probes = {name: probe(f, codes, seed=seed) for name, (_, f) in models.items()} if verify == "probe" else {}
+    probes, failed = _probe_all(models, codes, seed) if verify == "probe" else ({}, {})
     if probes:
         standings = stand_by_accuracy(probes, codes, n_resamples, seed)
     else:
@@ -203,18 +206,21 @@ def rank(
         values, resampled = ({name: getattr(s, what) for name, s in known.items()} for what in ("value", "resampled"))
         standings = stand_by_score(values, resampled, len(codes))
     order = [*standings.names, *sorted(set(models) - set(standings.names))]
-    parts = {name: on_parts(models[name][1], probes[name], seed) for name in order} if probes and curve else {}
+    parts = _parts(models, probes, standings.names, seed) if probes and curve else {}
     tested = codes[probes[order[0]].tested] if probes else codes
+    more_data = "No curve: a head on a part of the images does not converge." if probes and curve else ""
+    if parts:
+        more_data = would_more_change(parts, standings, tested, n_resamples, seed)
     return Ranking(
         sentence=recommend(standings, bool(probes)),
         best=standings.within_noise,
-        table=_table(order, standings, probes, scores, models),
+        table=_table(order, standings, probes, failed, scores, models),
         better=pd.DataFrame(standings.better, standings.names, standings.names),
         by_class=_by_class(classes, counts, order, probes),
         curve=_curve(parts, len(codes), len(tested)),
-        more_data=would_more_change(parts, standings, tested, n_resamples, seed) if parts else "",
+        more_data=more_data,
         warnings=tuple(_warnings(classes, counts, models, scores, standings, probes)),
-        probes={name: probes[name] for name in order} if probes else {},
+        probes={name: probes[name] for name in order if name in probes},
         classes=tuple(classes),
     )
 
@@ -306,10 +312,32 @@ def _score(
     return _Score(float(value), resampled - resampled.mean() + value, note)
 
 
+def _probe_all(models: Mapping, codes: np.ndarray, seed: int) -> tuple[dict[str, Probe], dict[str, str]]:
+    """The probe of each model, and why those that lack one do."""
+    probes, failed = {}, {}
+    for name, (_, features) in models.items():
+        try:
+            probes[name] = probe(features, codes, seed=seed)
+        except RuntimeError as error:
+            failed[name] = str(error)
+    if not probes:
+        raise RuntimeError(f"no head converged; {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
+    return probes, failed
+
+
+def _parts(models: Mapping, probes: Mapping[str, Probe], names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Correctness of heads on parts of the images, for the curve; empty where one of them does not converge."""
+    try:
+        return {name: on_parts(models[name][1], probes[name], seed) for name in names}
+    except RuntimeError:
+        return {}
+
+
 def _table(
     order: list[str],
     standings: Standings,
     probes: Mapping[str, Probe],
+    failed: Mapping[str, str],
     scores: Mapping[str, Mapping[str, _Score]],
     models: Mapping[str, tuple[np.ndarray | None, np.ndarray]],
 ) -> pd.DataFrame:
@@ -332,7 +360,8 @@ def _table(
             row[f"{measure}_low"], row[f"{measure}_high"] = score.interval
         row["n_features"] = features.shape[1]
         row["n_source_classes"] = None if probs is None else probs.shape[1]
-        row["notes"] = "; ".join(score.note for score in scores[name].values() if score.note)
+        notes = [f"accuracy: {failed[name]}"] if name in failed else []
+        row["notes"] = "; ".join(notes + [score.note for score in scores[name].values() if score.note])
         rows.append(row)
     whole = {"rank": "Int64", "n_features": "int64", "n_source_classes": "Int64", "model": object, "notes": object}
     return pd.DataFrame(rows).astype({column: whole.get(column, "float64") for column in rows[0]})
@@ -383,7 +412,7 @@ def _warnings(
         return
     first, place = standings.names[0], standings.names.index
     for measure in measures:
-        known = {name: of[measure].value for name, of in scores.items() if of[measure].value is not None}
+        known = {name: scores[name][measure].value for name in probes if scores[name][measure].value is not None}
         if len(known) < 2:
             continue
         favourite = max(known, key=lambda name: (known[name], -place(name)))

@@ -43,6 +43,33 @@ def stopped():
     return Model("stopped", run, size=8, sha256="stopped")
 """
 
+COUNTED = """
+from leep.models import Model
+
+class Network:
+    made = here = most = 0
+
+    def __init__(self):
+        self.itself = self  # a cycle, as in PyTorch's modules with hooks
+        Network.made, Network.here = Network.made + 1, Network.here + 1
+        Network.most = max(Network.most, Network.here)
+
+    def __del__(self):
+        Network.here -= 1
+
+    def __call__(self, x):
+        return x.mean((2, 3)), x.mean((2, 3))
+
+def a():
+    return Model("a", Network(), size=8, sha256="a")
+
+def b():
+    return Model("b", Network(), size=8, sha256="b")
+
+def c():
+    return Model("c", Network(), size=8, sha256="c")
+"""
+
 
 def write_image(path, colour, seed=0, size=10):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +188,14 @@ def test_a_model_that_fails_costs_its_own_row(leep, images):
     assert "did you mean torchvision?" in failures()["torchvison:resnet18"]
     assert "no such file" in failures()["gone.onnx"]
     assert "NaN or infinite for 1 of 20 images" in failures()["python:made:late"] and "late: " in err
+
+
+def test_one_network_is_in_memory_at_a_time(leep, images):
+    (images.parent / "counted.py").write_text(COUNTED)
+    models = [f"python:counted:{name}" for name in ("a", "b", "c")]
+    assert rank(leep, images, models=models)[0] == 0
+    Network = sys.modules.pop("counted").Network
+    assert (Network.made, Network.most) == (6, 1)  # each is opened for the trial and for the pass
 
 
 def test_no_model_left(leep, images):

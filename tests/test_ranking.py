@@ -424,6 +424,34 @@ def test_a_measure_that_the_probe_contradicts_is_named():
     assert not any("puts" in warning for warning in fast(models, labels).warnings)
 
 
+def test_a_head_that_does_not_converge_costs_its_own_row(monkeypatch):
+    models, labels = outputs()
+
+    def probe(features, labels, *, seed):
+        if features is models["m0"][1]:
+            raise RuntimeError("the head must converge")
+        return leep.probe.probe(features, labels, seed=seed)
+
+    monkeypatch.setattr("leep.ranking.probe", probe)
+    ranking = fast(models, labels, curve=True)
+    assert ranking.best == ("m1",) and list(ranking.probes) == ["m1"]
+    assert ranking.table.model.tolist() == ["m1", "m0"]
+    assert ranking.table.loc[1, ["rank", "accuracy", "p_best"]].isna().all() and ranking.table.leep.notna().all()
+    assert ranking.table.notes[1].startswith("accuracy: the head must converge")
+    assert set(ranking.curve.model) == {"m1"} and "nan" not in str(ranking)
+    with pytest.raises(RuntimeError, match="no head converged; m0: the head must"):
+        fast({"m0": models["m0"]}, labels)
+
+
+def test_a_head_on_a_part_that_does_not_converge_costs_the_curve(monkeypatch):
+    def on_parts(features, done, seed):
+        raise RuntimeError("the head must converge")
+
+    monkeypatch.setattr("leep.ranking.on_parts", on_parts)
+    ranking = fast(*outputs(), curve=True)
+    assert ranking.table.accuracy.notna().all() and ranking.curve.empty and "does not converge" in ranking.more_data
+
+
 def test_other_warnings():
     models, labels = outputs()
     wide = {

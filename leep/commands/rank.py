@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shlex
 import sys
@@ -110,7 +111,7 @@ def _run(args: argparse.Namespace) -> None:
         _say("--dry-run: nothing was computed")
         return
     images = _decode(args, folder, candidates, cache)
-    outputs = _pass(candidates, images, cache)
+    outputs = _pass(args, candidates, images, cache)
     _answer(args, places, whole, images, candidates, outputs, {**damaged, **images.damaged}, begin)
 
 
@@ -171,11 +172,16 @@ def _try_candidates(args: argparse.Namespace, folder: ImageFolder, cache: Path) 
             except LeepError as error:
                 missing.append(survey.Candidate(spec, spec, reason=str(error).removeprefix(f"{spec}: ")))
     _say(f"{len(specs)} model{'s' if len(specs) != 1 else ''}, each tried on one batch:")
-    options = {"device": args.device, "download": args.download}
-    found = survey.try_models(list(dict.fromkeys(specs)), folder, cache, _say, **options) if specs else []
+    specs = list(dict.fromkeys(specs))
+    found = survey.try_models(specs, folder, cache, _say, **_options(args)) if specs else []
     for candidate in missing:
         _say(f"  {candidate.spec}  cannot run: {candidate.reason}")
     return found + missing
+
+
+def _options(args: argparse.Namespace) -> dict:
+    """Of `open_model`."""
+    return {"device": args.device, "download": args.download}
 
 
 def _announce(candidates: list[Candidate], folder: ImageFolder) -> None:
@@ -187,7 +193,7 @@ def _announce(candidates: list[Candidate], folder: ImageFolder) -> None:
         if candidate.reason.startswith("not tried"):
             _say(f"  {candidate.spec}  {candidate.reason}")
     seconds = sum(c.seconds(folder) for c in able)
-    memory = 0.4e9 + max((c.n_bytes(folder) for c in able), default=0) + sum(c.model.weight_bytes or 0 for c in able)
+    memory = 0.4e9 + max((c.n_bytes(folder) for c in able), default=0)
     lost = len(candidates) - len(able)
     left_out = f", {lost} cannot run or {'is' if lost == 1 else 'are'} left out" if lost else ""
     _say(f"{len(able)} to rank{left_out}; expected: {duration(seconds)}, {memory / 1e9:.1f} GB of memory")
@@ -203,20 +209,27 @@ def _decode(args: argparse.Namespace, folder: ImageFolder, candidates: list[Cand
         raise Invalid(f"{error}; mend them, or leave them out by --on-damaged skip") from error
 
 
-def _pass(candidates: list[Candidate], images: FolderImages, cache: Path) -> dict[str, Outputs]:
-    """The outputs of each model by its name; a model that fails costs only its own row."""
-    from leep.models import model_outputs
+def _pass(
+    args: argparse.Namespace, candidates: list[Candidate], images: FolderImages, cache: Path
+) -> dict[str, Outputs]:
+    """The outputs of each model by its name; a model that fails costs only its own row, and one is open at a time."""
+    from leep.models import images_to_pass, model_outputs, open_model
 
     outputs = {}
     for candidate in candidates:
         if candidate.model is None:
             continue
         try:
-            outputs[candidate.name] = model_outputs(candidate.model, images, cache=cache)
+            model = candidate.model
+            if images_to_pass(model, images, cache=cache):
+                model = open_model(candidate.spec, **_options(args))
+            outputs[candidate.name] = model_outputs(model, images, cache=cache)
         except Exception as error:  # whatever a model's library raises must not cost the others
             kind = "" if isinstance(error, LeepError) else f"{type(error).__name__}: "
             candidate.fail(f"{kind}{' '.join(str(error).split())[:300]}".removeprefix(f"{candidate.name}: "))
             _say(f"{candidate.name}: {candidate.reason}; the others go on")
+        model = None
+        gc.collect()
     if not outputs:
         raise Invalid("no model is left: each failed, as said above")
     return outputs

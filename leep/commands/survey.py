@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from leep.errors import Invalid, LeepError
+from leep.execution.processes import n_cores
 from leep.models import (
     ArrayImages,
     FolderImages,
@@ -21,13 +23,14 @@ from leep.models import (
     images_to_pass,
     measure_speed,
     open_model,
+    speed_before,
 )
 from leep.models.images import read_image
+from leep.probe import N_FOLDS
 
 PEEK_SECONDS = 1.5  # for a look at the files; decoding finds whatever is left
 TRIED = 10  # images of the batch on which each model is tried
 HASHED = 1 << 30  # bytes of images that are hashed before the work, to see which passes are in the cache
-HEAD_SECONDS = 6e-8  # of the heads, for an image, a feature and a class
 
 
 @dataclass
@@ -38,13 +41,13 @@ class Candidate:
     ----------
     spec, name : str
     model : Model or StoredOutputs, or None
-        None once it has failed.
+        Without its network, because not all of them fit into memory; None once it has failed.
     reason : str
         Why it is not ranked; empty for one that is.
     to_pass : int
         Images that are not in the cache.
     images_per_second : float or None
-        As tried; None where nothing is left to pass.
+        As tried, or of the pass that is in the cache.
     """
 
     spec: str
@@ -62,7 +65,7 @@ class Candidate:
         """Of its pass and its heads."""
         if self.model is None:
             return 0.0
-        heads = HEAD_SECONDS * len(folder) * self.model.n_features * len(folder.class_names)
+        heads = head_seconds(len(folder), self.model.n_features, len(folder.class_names))
         return heads + (self.to_pass / self.images_per_second if self.images_per_second else 0.0)
 
     def n_bytes(self, folder: ImageFolder) -> int:
@@ -70,6 +73,17 @@ class Candidate:
         if self.model is None:
             return 0
         return 2 * (self.model.weight_bytes or 0) + 5 * 8 * len(folder) * self.model.n_features
+
+
+def head_seconds(n: int, n_features: int, n_classes: int) -> float:
+    """Expected time of a model's cross-validated heads, those of the curve included, and of its measures.
+
+    The constants are of two cores; `docs/ranking.md` compares them with measured times. Folds run side by side.
+    """
+    rank = min(n, n_features)
+    heads = 1.45e-7 * n * rank * n_classes + 4.5e-7 * n * n_features
+    resamples_of_h = 2e-9 * n * n_features**2 if n > n_features else 0.0
+    return (heads + resamples_of_h) * 2 / min(n_cores(), N_FOLDS) + 2e-4 * n
 
 
 def describe_images(folder: ImageFolder) -> str:
@@ -122,7 +136,7 @@ def look_for_damage(folder: ImageFolder, seconds: float = PEEK_SECONDS) -> tuple
 def try_models(
     specs: Sequence[str], folder: ImageFolder, cache: Path, say: Callable[[str], None], **options
 ) -> list[Candidate]:
-    """Open each model and try it on one batch of the images; one that fails costs only its own row.
+    """Open each model, try it on one batch of the images, and let it go; one that fails costs only its own row.
 
     Parameters
     ----------
@@ -143,20 +157,24 @@ def try_models(
         candidates.append(candidate)
         try:
             model = open_model(spec, **options)
-            candidate.model = model
             candidate.name = spec if model.name in names else model.name
             names.add(candidate.name)
             if isinstance(model, Model):
                 candidate.to_pass = images_to_pass(model, images, cache=cache) if images else len(folder)
-                candidate.images_per_second = _try(model, folder) if candidate.to_pass else None
+                before = speed_before(model, images, cache=cache) if images and not candidate.to_pass else None
+                candidate.images_per_second = _try(model, folder) if candidate.to_pass else before
+                model = model.without_network()
             elif len(model.features) != len(folder):
                 raise Invalid(f"has outputs of {len(model.features):,} images, and there are {len(folder):,}")
+            candidate.model = model
         except LeepError as error:
             candidate.name = spec
             candidate.fail(str(error).removeprefix(f"{spec}: "))
         except Exception as error:  # whatever a model's library raises must not cost the others
             candidate.name = spec
             candidate.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        model = None
+        gc.collect()  # a network may hang in cycles
         say(f"  {spec:<{width}}  {_describe(candidate, folder)}")
     for note, names in _notes(candidates).items():
         say(f"note on {names[0] if len(names) == 1 else f'{len(names)} models'}: {note}")

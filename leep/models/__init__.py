@@ -24,7 +24,7 @@ from leep.models.arrays import StoredOutputs
 from leep.models.images import ArrayImages, FolderImages, ImageFolder, default_cache, find_images, read_images
 from leep.models.known import ModelInfo, known_models
 from leep.models.model import Model, Resize, imagenet_classes, suggest
-from leep.models.outputs import Outputs, images_to_pass, measure_speed, model_outputs
+from leep.models.outputs import Outputs, images_to_pass, measure_speed, model_outputs, speed_before
 
 __all__ = [
     "ArrayImages",
@@ -45,6 +45,7 @@ __all__ = [
     "model_outputs",
     "open_model",
     "read_images",
+    "speed_before",
 ]
 
 # The module and the packages of each kind of spec.

@@ -35,6 +35,7 @@ class StoredOutputs:
 
     resize = size = parameters = weight_bytes = None
     device = "cpu"
+    trainable = False
 
     def __init__(self, name: str, features, probs, labels, class_names=None, sha256: str = "", notes: tuple = ()):
         self.name, self.features, self.probs, self.labels = name, features, probs, labels

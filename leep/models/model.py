@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -92,6 +93,8 @@ class Model:
     n_features : int
     n_classes : int or None
         None without a classifier; then `no_probs` says why.
+    trainable : bool
+        Whether `run` has a method `trainer`, which `leep.models.fine_tune` describes.
 
     Raises
     ------
@@ -133,6 +136,7 @@ class Model:
         self.parameters, self.weight_bytes, self.notes = parameters, weight_bytes, tuple(notes)
         self.sha256 = sha256
         self.outputs = outputs
+        self.trainable = hasattr(run, "trainer")
         self.n_features = self.n_classes = self.class_names = None
         noise = np.random.default_rng(0).integers(0, 256, (2, self.size, self.size, 3), dtype=np.uint8)
         features, probs = self(self.prepare(noise))
@@ -175,6 +179,12 @@ class Model:
                 f"its probabilities must be ≥ 0 and sum to 1, got {outputs.min():g} and sums to {sums.max():g}"
             )
         return features, outputs
+
+    def without_network(self) -> Model:
+        """All that is known of it, but not `run`, which holds nearly all of the memory: it cannot be called."""
+        kept = copy.copy(self)
+        del kept.run
+        return kept
 
     def describe(self) -> dict:
         """The values that determine what it gives for an image, for the cache."""

@@ -102,6 +102,11 @@ def images_to_pass(model: Model | StoredOutputs, images: Images, *, cache: str |
     return count_missing(_folder(model, images, cache), {"all": len(images)}, names)
 
 
+def speed_before(model: Model, images: Images, *, cache: str | Path | None = None) -> float | None:
+    """Images a second of an earlier pass over these images; None if there was none."""
+    return _read_speed(_folder(model, images, cache))
+
+
 def measure_speed(model: Model, images: Images, seconds: float = 0.5) -> float:
     """Images a second, of a few batches that take about so many seconds; nothing is kept."""
     batch = min(batch_size(model.size, model.device), len(images))

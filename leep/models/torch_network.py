@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import nn
 
 from leep.errors import Invalid, Missing
 from leep.models.params import read_params
+
+if TYPE_CHECKING:
+    from leep.models.torch_trainer import TorchTrainer
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "network", "teacher")
 _PREFIXES = (
@@ -60,17 +64,28 @@ class TorchNetwork:
     def _keep(self, head: nn.Module, inputs: tuple) -> None:
         self._features = inputs[0]
 
-    @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def forward(self, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features `(n, d)` and what the module gives."""
         x = torch.from_numpy(batch[:, ::-1].copy() if self.flip else batch)
         x = x.to(self.device, memory_format=torch.channels_last)
         output = self.module(x)
         output = getattr(output, "logits", output)
         if not isinstance(output, torch.Tensor):
             raise Invalid(f"it gives a {type(output).__name__}, expected logits (images, classes)")
-        features = _average(self._features if self.has_head else output).float().cpu().numpy()
+        features = _average(self._features if self.has_head else output)
         self._features = None
-        return features, output.float().cpu().numpy() if self.has_head else None
+        return features, output
+
+    @torch.inference_mode()
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        features, output = self.forward(batch)
+        return features.float().cpu().numpy(), output.float().cpu().numpy() if self.has_head else None
+
+    def trainer(self, weight: np.ndarray, bias: np.ndarray, steps: int) -> TorchTrainer:
+        """For `leep.models.fine_tune`; trains a copy."""
+        from leep.models.torch_trainer import TorchTrainer
+
+        return TorchTrainer(self, weight, bias, steps)
 
     def measures(self) -> dict:
         """Arguments of `Model`: the number of parameters and the memory that all weights take."""

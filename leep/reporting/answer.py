@@ -131,7 +131,7 @@ class Answer:
             [
                 row["model"],
                 number(row["rank"], "d", blank=""),
-                *([f"{row['accuracy']:.3f} ± {row['accuracy_se']:.3f}"] if self.ranking.probes else []),
+                *([_with_error(row["accuracy"], row["accuracy_se"])] if self.ranking.probes else []),
                 number(row["p_best"], ".2f", blank=""),
                 *(number(row[m], ".3f", blank="") for m in measures),
                 f"{row['n_features']:,}",
@@ -306,6 +306,10 @@ def number(value: object, form: str, unit: float = 1, blank: str = "—") -> str
     if pd.isna(value):
         return blank
     return format(int(value) if form.endswith("d") else float(value) / unit, form)
+
+
+def _with_error(value: float, error: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3f} ± {error:.3f}"
 
 
 def seconds(value: object) -> str:
