@@ -249,8 +249,11 @@ def test_verify_none(leep, images):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["--verify", "fine_tune:2"], "--verify fine_tune:2 is not available"),
-        (["--verify", "all"], "probe or none"),
+        (["--verify", "fine_tune"], "such as fine_tune:2"),
+        (["--verify", "fine_tune:0"], "such as fine_tune:2"),
+        (["--verify", "all"], "probe, fine_tune:N or none"),
+        (["--epochs", "3"], "--epochs is of --verify fine_tune:N"),
+        (["--epochs", "0", "--verify", "fine_tune:1"], "positive number"),
         (["--measures", "lepp"], "must be among"),
         (["--measures", "nce", "--verify", "none"], "must hold leep"),
         (["--budget", "ten"], "90s, 10m or 2h"),

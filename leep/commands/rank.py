@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leep.commands.survey import Candidate
     from leep.models import FolderImages, ImageFolder, Outputs
 
+EPOCHS = 5
 STOPPED = "stopped; what was computed is kept, and the same command goes on from there"
 EPILOG = """\
 FOLDER holds a sub-folder of image files for each class. A model is one of
@@ -62,8 +63,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--verify",
         default="probe",
         metavar="HOW",
-        help="probe: cross-validated heads decide (default); none: ranked by LEEP alone",
+        help="probe: cross-validated heads decide (default); fine_tune:N: and the first N are fine-tuned; "
+        "none: ranked by LEEP alone",
     )
+    parser.add_argument("--epochs", type=int, metavar="N", help=f"of --verify fine_tune:N; default: {EPOCHS}")
     parser.add_argument("--measures", nargs="+", metavar="NAME", default=["leep", "nce", "h_score"])
     parser.add_argument("--max-images", type=int, metavar="N", help="a random part of the images, by class")
     parser.add_argument("--budget", metavar="TIME", help="such as 90s, 10m, 2h: the slowest models are left out")
@@ -104,7 +107,7 @@ def _run(args: argparse.Namespace) -> None:
     cache = Path(args.cache).expanduser() if args.cache else default_cache()
     candidates = _try_candidates(args, folder, cache)
     survey.keep_within(candidates, folder, read_budget(args.budget))
-    _announce(candidates, folder)
+    _announce(args, candidates, folder)
     if not any(c.model for c in candidates):
         raise Invalid("no model can run; leep models says what each needs")
     if args.dry_run:
@@ -112,18 +115,22 @@ def _run(args: argparse.Namespace) -> None:
         return
     images = _decode(args, folder, candidates, cache)
     outputs = _pass(args, candidates, images, cache)
-    _answer(args, places, whole, images, candidates, outputs, {**damaged, **images.damaged}, begin)
+    _answer(args, places, whole, images, candidates, outputs, cache, {**damaged, **images.damaged}, begin)
 
 
 def _check(args: argparse.Namespace) -> None:
     """All that can be seen without a look at images or models."""
-    if args.verify.startswith("fine_tune"):
-        raise Invalid(
-            f"--verify {args.verify} is not available: leep rank does not fine-tune models yet; "
-            "use probe, whose heads are trained on the features of the model as it is"
-        )
-    if args.verify not in ("probe", "none"):
-        raise Invalid(f"--verify must be probe or none, got {args.verify!r}")
+    how, _, count = args.verify.partition(":")
+    if how != "fine_tune" and args.verify not in ("probe", "none"):
+        raise Invalid(f"--verify must be probe, fine_tune:N or none, got {args.verify!r}")
+    if how == "fine_tune" and not (count.isdecimal() and int(count)):
+        raise Invalid(f"--verify must say how many models, such as fine_tune:2, got {args.verify!r}")
+    if args.epochs is not None and how != "fine_tune":
+        raise Invalid(f"--epochs is of --verify fine_tune:N, got --verify {args.verify}")
+    args.epochs = EPOCHS if args.epochs is None else args.epochs
+    if args.epochs < 1:
+        raise Invalid(f"--epochs must be a positive number, got {args.epochs}")
+    args.count = int(count) if how == "fine_tune" else 0
     args.measures = list(dict.fromkeys(name for text in args.measures for name in text.split(",") if name))
     for name in args.measures:
         try:
@@ -184,7 +191,7 @@ def _options(args: argparse.Namespace) -> dict:
     return {"device": args.device, "download": args.download}
 
 
-def _announce(candidates: list[Candidate], folder: ImageFolder) -> None:
+def _announce(args: argparse.Namespace, candidates: list[Candidate], folder: ImageFolder) -> None:
     """What will be done, the time and memory it takes."""
     from leep.commands.survey import duration
 
@@ -197,6 +204,11 @@ def _announce(candidates: list[Candidate], folder: ImageFolder) -> None:
     lost = len(candidates) - len(able)
     left_out = f", {lost} cannot run or {'is' if lost == 1 else 'are'} left out" if lost else ""
     _say(f"{len(able)} to rank{left_out}; expected: {duration(seconds)}, {memory / 1e9:.1f} GB of memory")
+    if args.count:
+        times = sorted(c.training_seconds(len(folder), args.epochs) or 0 for c in able if c.model.trainable)
+        times = times[-args.count :]
+        most = f"at most {duration(sum(times))} more" if times else "none of these models can be trained"
+        _say(f"then {len(times)} to fine-tune, --epochs {args.epochs}: {most}")
 
 
 def _decode(args: argparse.Namespace, folder: ImageFolder, candidates: list[Candidate], cache: Path) -> FolderImages:
@@ -223,7 +235,8 @@ def _pass(
             model = candidate.model
             if images_to_pass(model, images, cache=cache):
                 model = open_model(candidate.spec, **_options(args))
-            outputs[candidate.name] = model_outputs(model, images, cache=cache)
+            outputs[candidate.name] = found = model_outputs(model, images, cache=cache)
+            candidate.images_per_second = found.images_per_second or candidate.images_per_second
         except Exception as error:  # whatever a model's library raises must not cost the others
             kind = "" if isinstance(error, LeepError) else f"{type(error).__name__}: "
             candidate.fail(f"{kind}{' '.join(str(error).split())[:300]}".removeprefix(f"{candidate.name}: "))
@@ -235,13 +248,23 @@ def _pass(
     return outputs
 
 
-def _answer(args, places, whole, images, candidates, outputs, damaged, begin) -> None:
+def _answer(args, places, whole, images, candidates, outputs, cache, damaged, begin) -> None:
+    from leep.commands.fine_tuning import fine_tune_first
     from leep.reporting.answer import make_answer, write_answer
 
     _say("heads and measures …")
-    answer = make_answer(images, candidates, outputs, measures=args.measures, verify=args.verify, seed=args.seed)
+    how = args.verify if args.verify == "none" else "probe"
+    answer = make_answer(images, candidates, outputs, measures=args.measures, verify=how, seed=args.seed)
+    if args.count:
+        budget = read_budget(args.budget)
+        found = fine_tune_first(
+            candidates, answer.ranking, outputs, images, args.count,
+            epochs=args.epochs, seed=args.seed, cache=cache, say=_say, end=budget and begin + budget, **_options(args),
+        )  # fmt: skip
+        answer.add(found)
     answer.about |= {
         "command": _again(args.argv),
+        "verify": args.verify,
         "folder": str(args.folder),
         "device": args.device,
         "n_images_found": len(whole),

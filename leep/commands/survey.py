@@ -29,6 +29,7 @@ from leep.models.images import read_image
 from leep.probe import N_FOLDS
 
 PEEK_SECONDS = 1.5  # for a look at the files; decoding finds whatever is left
+BACKWARD = 3  # passes forward that take as long as one forward and back, with the step
 TRIED = 10  # images of the batch on which each model is tried
 HASHED = 1 << 30  # bytes of images that are hashed before the work, to see which passes are in the cache
 
@@ -67,6 +68,10 @@ class Candidate:
             return 0.0
         heads = head_seconds(len(folder), self.model.n_features, len(folder.class_names))
         return heads + (self.to_pass / self.images_per_second if self.images_per_second else 0.0)
+
+    def training_seconds(self, n: int, epochs: int = 1) -> float | None:
+        """Of fine-tuning on `n` images; None where the speed is not known."""
+        return BACKWARD * epochs * n / self.images_per_second if self.images_per_second else None
 
     def n_bytes(self, folder: ImageFolder) -> int:
         """Memory of its weights and of the heads' copies of its features."""

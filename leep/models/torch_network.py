@@ -81,11 +81,11 @@ class TorchNetwork:
         features, output = self.forward(batch)
         return features.float().cpu().numpy(), output.float().cpu().numpy() if self.has_head else None
 
-    def trainer(self, weight: np.ndarray, bias: np.ndarray, steps: int) -> TorchTrainer:
-        """For `leep.models.fine_tune`; trains a copy."""
-        from leep.models.torch_trainer import TorchTrainer
+    def trainer(self, weight: np.ndarray, bias: np.ndarray, steps: int) -> tuple[TorchTrainer, float]:
+        """For `leep.models.fine_tune`: trains a copy from a head."""
+        from leep.models.torch_trainer import LEARNING_RATE, TorchTrainer
 
-        return TorchTrainer(self, weight, bias, steps)
+        return TorchTrainer(self, weight, bias, steps), LEARNING_RATE
 
     def measures(self) -> dict:
         """Arguments of `Model`: the number of parameters and the memory that all weights take."""

@@ -20,11 +20,11 @@ from leep.machine import cpu_model, versions
 from leep.ranking import Ranking, rank
 
 if TYPE_CHECKING:
+    from leep.commands.fine_tuning import FineTuning
     from leep.commands.survey import Candidate
     from leep.models import FolderImages, Outputs
 
 EXPLAINED = 3  # models, the best ones
-EPOCH = 3  # passes forward that a pass forward and back takes
 PACKAGES = ("numpy", "scipy", "torch", "torchvision", "timm", "transformers", "onnxruntime", "pillow")
 NOT_TRIED = "Fine-tuning may order them otherwise; it was not tried."
 
@@ -74,7 +74,8 @@ class Answer:
     ranking : Ranking
     table : DataFrame
         `ranking.table`, with `parameters`, `images_per_second`, `memory_mb` and `epoch_seconds` of each model, and a
-        row for each that failed, whose `not_ranked` says why.
+        row for each that failed, whose `not_ranked` says why. After fine-tuning also `fine_tuned`, `fine_tuned_se` and
+        `fine_tuned_head`: the accuracies of the whole network and of the head on the same held-out images.
     warnings : tuple of str
         Those of the ranking, and what the images and the models' notes add.
     explanations : dict of str to Explanation
@@ -84,6 +85,7 @@ class Answer:
         How it was made.
     not_tried : str
         What the ranking leaves open.
+    fine_tuning : FineTuning, optional
     """
 
     ranking: Ranking
@@ -93,6 +95,26 @@ class Answer:
     images: FolderImages
     about: dict = field(default_factory=dict)
     not_tried: str = NOT_TRIED
+    fine_tuning: FineTuning | None = None
+
+    def add(self, found: FineTuning) -> None:
+        """Put the accuracies after fine-tuning, and the times of an epoch that were measured, into the table."""
+        self.fine_tuning = found
+        by_model = found.table.set_index("model").reindex(self.table["model"])
+        for column in ("fine_tuned", "fine_tuned_se", "fine_tuned_head"):
+            self.table[column] = by_model[column].to_numpy("float64")
+        measured = len(self.images) / by_model["images_per_second"].to_numpy("float64")
+        self.table["epoch_seconds"] = np.where(np.isnan(measured), self.table["epoch_seconds"], measured)
+
+    @property
+    def not_fine_tuned(self) -> dict[str, str]:
+        """Why each model that should have been fine-tuned was not."""
+        return self.fine_tuning.failed if self.fine_tuning else {}
+
+    @property
+    def on_fine_tuning(self) -> str:
+        """What fine-tuning gave, or that it was not done."""
+        return (self.fine_tuning and self.fine_tuning.sentence) or self.not_tried
 
     def to_dict(self) -> dict:
         """Dictionaries, lists, strings and numbers, ready for JSON; NaN is None."""
@@ -103,6 +125,8 @@ class Answer:
             for row in explained[name]["hardest"]:
                 row["file"] = files[row["row"]]
         about = {"about": self.about, "explanations": explained}
+        if self.fine_tuning:
+            about["fine_tuning"] = self.fine_tuning.to_dict()
         whole = self.ranking.to_dict() | {"models": plain_records(self.table), "warnings": list(self.warnings)} | about
         return _without_nan(whole)
 
@@ -110,9 +134,10 @@ class Answer:
         """The terminal's form."""
         failed = self.table[self.table["not_ranked"] != ""]
         blocks = [
-            " ".join(filter(None, (self.ranking.sentence, self.ranking.more_data, self.not_tried))),
+            " ".join(filter(None, (self.ranking.sentence, self.ranking.more_data, self.on_fine_tuning))),
             self._table(),
             "\n".join(f"Not ranked: {name}: {why}" for name, why in zip(failed["model"], failed["not_ranked"])),
+            "\n".join(f"Not fine-tuned: {name}: {why}" for name, why in self.not_fine_tuned.items()),
             "\n".join(f"Note: {name}: {n}" for name, n in zip(self.table["model"], self.table["notes"]) if n),
             "\n".join(f"Warning: {warning}" for warning in self.warnings),
         ]
@@ -125,7 +150,9 @@ class Answer:
     def _table(self) -> str:
         rows = self.table[self.table["not_ranked"] == ""].to_dict("records")
         measures = [c[:-4] for c in self.ranking.table if c.endswith("_low") and c != "accuracy_low"]
-        header = ["model", "rank", *(["accuracy"] if self.ranking.probes else []), "P(best)", *measures]
+        tuned = self.fine_tuning is not None and bool(self.fine_tuning.sentence)
+        header = ["model", "rank", *(["accuracy"] if self.ranking.probes else []), "P(best)"]
+        header += [*(["fine-tuned", "its head"] if tuned else []), *measures]
         header += ["features", "M params", "images/s", "epoch"]
         cells = [
             [
@@ -133,6 +160,8 @@ class Answer:
                 number(row["rank"], "d", blank=""),
                 *([_with_error(row["accuracy"], row["accuracy_se"])] if self.ranking.probes else []),
                 number(row["p_best"], ".2f", blank=""),
+                *([_with_error(row["fine_tuned"], row["fine_tuned_se"])] if tuned else []),
+                *([number(row["fine_tuned_head"], ".3f", blank="")] if tuned else []),
                 *(number(row[m], ".3f", blank="") for m in measures),
                 f"{row['n_features']:,}",
                 number(row["parameters"], ".1f", 1e6, blank=""),
@@ -195,7 +224,7 @@ def make_answer(
         "images_sha256": images.sha256,
     }
     warnings = (*ranking.warnings, *_warn_of_images(images), *_warn_of_sources(images, models))
-    return Answer(ranking, _join(ranking, candidates, outputs, len(images)), warnings, explanations, images, about)
+    return Answer(ranking, _join(ranking, candidates, len(images)), warnings, explanations, images, about)
 
 
 def write_answer(answer: Answer, places: Places) -> None:
@@ -208,19 +237,19 @@ def write_answer(answer: Answer, places: Places) -> None:
     write_atomically(places.page, render(answer).encode())
 
 
-def _join(ranking: Ranking, candidates: Sequence[Candidate], outputs: Mapping[str, Outputs], n: int) -> pd.DataFrame:
+def _join(ranking: Ranking, candidates: Sequence[Candidate], n: int) -> pd.DataFrame:
     by_name = {c.name: c for c in candidates}
     costs = []
     for name in ranking.table["model"]:
         candidate = by_name[name]
-        model, speed = candidate.model, outputs[name].images_per_second or candidate.images_per_second
+        model, speed = candidate.model, candidate.images_per_second
         costs.append(
             {
                 "spec": candidate.spec,
                 "parameters": model.parameters,
                 "images_per_second": speed,
                 "memory_mb": model.weight_bytes and model.weight_bytes / 1e6,
-                "epoch_seconds": speed and EPOCH * n / speed,
+                "epoch_seconds": candidate.training_seconds(n),
                 "size": model.size,
                 "sha256": model.sha256,
                 "model_notes": "; ".join(model.notes),
