@@ -2,7 +2,7 @@
 #   PYTHON=…    the Python 3.11 that .venv is made of (default: python3.11, else python3); any Python of test-library
 #   ARGS=…      passed on, e.g. make table1 ARGS='scale=paper', make test ARGS='-k leep'
 #   RESULTS=…   another folder of results to read
-#   EXTRA=…     an extra of pyproject.toml to install too: make env EXTRA=torch
+#   EXTRA=…     an extra of pyproject.toml to install too: make env EXTRA=torch, make test-library EXTRA=onnx
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -92,7 +92,7 @@ test-torch: $(VENV)/.installed-torch  ## run the tests of the torch engine (inst
 	$(pytest) -n 2 --dist loadfile -m 'torch and not slow' $(ARGS)
 
 test-library:  ## test the wheel as users have it, on PYTHON=python3.13 with the newest NumPy (LIBRARY_NUMPY=1.23.5: that one)
-	@scripts/test_library.sh '$(or $(PYTHON),python3)' '$(LIBRARY_NUMPY)' $(ARGS)
+	@EXTRA='$(EXTRA)' scripts/test_library.sh '$(or $(PYTHON),python3)' '$(LIBRARY_NUMPY)' $(ARGS)
 
 wheel: env  ## build the library's wheel into dist/
 	rm -rf build dist

@@ -4,11 +4,16 @@
 #     scripts/test_library.sh [PYTHON [NUMPY [ARGUMENTS OF PYTEST …]]]
 #     scripts/test_library.sh python3.13
 #     scripts/test_library.sh python3.10 1.23.5
+#     EXTRA=onnx scripts/test_library.sh python3.13          # and `leep rank` with ONNX Runtime
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # They import neither MXNet nor Hydra.
 tests=(measures class_tasks statistics tasks results data weights plots cli)
+extra=${EXTRA:-}
+if [ -n "$extra" ]; then
+    tests+=(models model_pass probe ranking explain fine_tuning rank_command rank_page)
+fi
 most=1000000 # bytes of the wheel
 
 python=$(sh scripts/find_python.sh "${1:-python3}") || {
@@ -16,7 +21,7 @@ python=$(sh scripts/find_python.sh "${1:-python3}") || {
     exit 1
 }
 numpy=${2:-}
-venv=.venv-library-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')${numpy:+-numpy$numpy}
+venv=.venv-library-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')${numpy:+-numpy$numpy}${extra:+-${extra//,/-}}
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check -q "$@"; }
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
@@ -25,7 +30,7 @@ trap 'rm -rf "$wheels"' EXIT
 rm -rf build # setuptools would pack what an earlier call left there
 pip wheel --no-deps -w "$wheels" .
 wheel=$(echo "$wheels"/*.whl)
-pip install --upgrade --upgrade-strategy eager "$wheel" ${numpy:+"numpy==$numpy"} 'pytest==9.*' 'hypothesis==6.*'
+pip install --upgrade --upgrade-strategy eager "$wheel${extra:+[$extra]}" ${numpy:+"numpy==$numpy"} 'pytest==9.*' 'hypothesis==6.*'
 pip install --force-reinstall --no-deps "$wheel" # the version number stays the same, the code does not
 
 size=$(wc -c <"$wheel")
