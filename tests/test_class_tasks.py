@@ -188,7 +188,7 @@ def test_measure_without_a_batched_form_is_looped_over(monkeypatch):
         (np.array([1, 2]), r"tasks\[1\] must take classes that occur in target_labels, got \[2\]"),
         (np.array([1, 4, 1]), r"tasks\[1\] must not repeat a class, got \[1, 4, 1\]"),
         (np.array([], int), r"tasks\[1\] must hold at least one label"),
-        (np.array([1.0, 4.0]), r"tasks\[1\] must be integers, got dtype float64"),
+        (np.array([1.0, 4.5]), r"tasks\[1\] must be integers, got 4.5 in row 1"),
         (np.array([[1, 4]]), r"tasks\[1\] must have shape \(n,\), got \(1, 2\)"),
     ],
 )

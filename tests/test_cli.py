@@ -291,6 +291,12 @@ def test_what_is_typed_wrong(refused, argv, said):
         assert part in line
 
 
+@pytest.mark.parametrize("labels", [LABELS[:, None], LABELS.astype(float), LABELS.astype(str)[:, None]])
+def test_labels_as_people_save_them(score, labels):
+    np.savez("given.npz", probs=PROBS, features=FEATURES, labels=labels)
+    assert score("given.npz")["scores"] == score("outputs.npz")["scores"]
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
@@ -298,7 +304,7 @@ def test_what_is_typed_wrong(refused, argv, said):
         ({"probs": 2 * PROBS, "labels": LABELS}, ["sum to 1", "softmax"]),
         ({"probs": PROBS, "labels": LABELS[:3]}, ["4 of source_probs (bad.npz)", "3 of target_labels (bad.npz)"]),
         ({"probs": PROBS, "labels": -LABELS}, ["target_labels must be non-negative", "-1"]),
-        ({"probs": PROBS, "labels": LABELS[:, None]}, ["target_labels must have shape (n,)", "(4, 1)"]),
+        ({"probs": PROBS, "labels": np.eye(4)}, ["target_labels must have shape (n,)", "(4, 4)", "argmax"]),
         ({"probs": PROBS, "labels": np.array([0, 1, np.nan, 1])}, ["bad.npz", "whole numbers or text", "nan"]),
         ({"probs": PROBS, "labels": np.array([0, 1, 0, 1e300])}, ["bad.npz", "whole numbers or text", "1e+300"]),
         ({"probs": PROBS, "labels": LABELS, "y": LABELS}, ["bad.npz", "labels and y", "target_labels"]),
