@@ -203,12 +203,14 @@ def batch(n=6, seed=0):
 HEAD = np.random.default_rng(9).standard_normal((2, 8)), np.array([0.25, -0.5])
 
 
+@pytest.mark.torch
 def test_training_starts_with_the_head_on_the_features(torch):
     source, (images, _) = network(torch), batch()
     trainer, _ = source.trainer(*HEAD, 10)
     np.testing.assert_allclose(trainer.predict(images), source(images)[0] @ HEAD[0].T + HEAD[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.torch
 def test_the_first_step_of_adamw_by_hand(torch):
     """It moves each weight by the rate against the sign of its gradient, and shrinks it by rate · 0.01."""
     source, (images, labels) = network(torch), batch()
@@ -222,6 +224,7 @@ def test_the_first_step_of_adamw_by_hand(torch):
     assert trainer.take_loss() == pytest.approx(-np.log(probs[np.arange(6), labels]).mean(), rel=1e-5)
 
 
+@pytest.mark.torch
 def test_all_weights_are_trained_and_the_sources_stay(torch):
     source, (images, labels) = network(torch), batch()
     before = {name: tensor.clone() for name, tensor in source.module.state_dict().items()}
@@ -237,6 +240,7 @@ def test_all_weights_are_trained_and_the_sources_stay(torch):
     assert moved == start.keys() - {"0.6.weight", "0.6.bias"} - statistics  # the classifier of the source is no more
 
 
+@pytest.mark.torch
 def test_a_state_goes_on_exactly(torch):
     steps = [batch(seed=k) for k in range(6)]
     whole, _ = network(torch).trainer(*HEAD, 6)
@@ -252,6 +256,7 @@ def test_a_state_goes_on_exactly(torch):
         np.testing.assert_array_equal(array, part.state()[name], err_msg=name)
 
 
+@pytest.mark.torch
 def test_schedule():
     pytest.importorskip("torch")
     from leep.models.torch_trainer import schedule
@@ -266,6 +271,7 @@ def pictures(folder, tmp_path):
     return read_images(find_images(folder), [Resize(8)], cache=tmp_path / "c")
 
 
+@pytest.mark.torch
 def test_fine_tuning_learns_and_is_the_same_after_an_interruption(torch, pictures, tmp_path, monkeypatch):
     from leep.models import torch_trainer
 
@@ -293,6 +299,7 @@ def test_fine_tuning_learns_and_is_the_same_after_an_interruption(torch, picture
     np.testing.assert_array_equal(part.predicted, whole.predicted)
 
 
+@pytest.mark.torch
 def test_a_training_that_diverges_is_said(torch, pictures, tmp_path, monkeypatch):
     from leep.models import torch_trainer
 

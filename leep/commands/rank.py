@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EPOCHS = 5
 STOPPED = "stopped; what was computed is kept, and the same command goes on from there"
 EPILOG = """\
-FOLDER holds a sub-folder of image files for each class. A model is one of
+FOLDER holds a sub-folder of image files for each class, and comes first. A model is one of
 
   onnx:FILE.onnx            a classifier as an ONNX graph
   torchvision:NAME[=FILE]   such as torchvision:resnet18
@@ -43,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="which of several models to fine-tune on a folder of labelled images",
         description="Rank models by the cross-validated accuracy of a linear head on their features of your images, "
         "beside LEEP, NCE and H score, and write ranking.csv, ranking.json and index.html.",
+        usage="leep rank FOLDER [--models SPEC ...] [--output DIR] [OPTION ...]",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,14 +68,22 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "none: ranked by LEEP alone",
     )
     parser.add_argument("--epochs", type=int, metavar="N", help=f"of --verify fine_tune:N; default: {EPOCHS}")
-    parser.add_argument("--measures", nargs="+", metavar="NAME", default=["leep", "nce", "h_score"])
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        metavar="NAME",
+        default=["leep", "nce", "h_score"],
+        help="beside the accuracy; default: leep nce h_score; leep score --help lists more, slower ones",
+    )
     parser.add_argument("--max-images", type=int, metavar="N", help="a random part of the images, by class")
-    parser.add_argument("--budget", metavar="TIME", help="such as 90s, 10m, 2h: the slowest models are left out")
+    parser.add_argument(
+        "--budget", metavar="TIME", help="such as 90s, 10m, 2h: what takes longer is left out, the slowest model first"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
     parser.add_argument("--download", action="store_true", help="let torchvision, timm and transformers fetch weights")
     parser.add_argument("--on-damaged", choices=("error", "skip"), default="error", help="damaged image files")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of folds, resamples and training (default 0)")
     parser.add_argument("--cache", metavar="DIR", help="where passes are kept; default: ~/.cache/leep")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.set_defaults(run=_run, stopped=STOPPED)
