@@ -174,6 +174,7 @@ def test_sentences():
         "fine-tuning orders them otherwise than the heads."
     )
     assert said(0.895, 0.9).endswith("on 89.5 %; that lies within noise.")
+    assert "c is right on 90.0 %: the first of their heads" in said(0.9, 0.9, names=("c", "b"))  # equal: as the heads
 
 
 # PyTorch

@@ -137,6 +137,7 @@ def test_ticks_of_a_logarithmic_axis():
 
 def test_texts():
     assert breakable("a_b:<i>") == "a_<wbr>b:<wbr>&lt;i&gt;"
+    assert breakable("m.onnx, 46.5 %") == "m.<wbr>onnx, 46.5 %"
     assert (percent(0.5), percent(1, 0), percent(None)) == ("50.0", "100", "—")
 
 

@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 
 from leep.commands.survey import Candidate, duration
-from leep.errors import LeepError
+from leep.errors import Invalid, LeepError
 from leep.explanation import plain_records
 from leep.probe import head_of_fold
 from leep.standings import Standings, resampled_means
 
 if TYPE_CHECKING:
     from leep.models import FolderImages, Outputs
+    from leep.models.fine_tune import FineTuned
+    from leep.probe import Probe
     from leep.ranking import Ranking
 
 FOLD = 0  # of the probe: its images test, the others train
@@ -87,15 +89,12 @@ def fine_tune_first(
     count, epochs, seed : int
     cache : Path
     say : callable
-        Gets a line for each model that cannot be trained.
+        Gets a line for each model that is not trained.
     end : float, optional
         When `time.monotonic()` is there, the time is used up.
     **options
         Of `open_model`.
     """
-    from leep.models import open_model
-    from leep.models.fine_tune import fine_tune
-
     by_name, rows, correct, failed = {c.name: c for c in candidates}, [], [], {}
     labels, folds = (getattr(next(iter(ranking.probes.values())), what) for what in ("labels", "folds"))
     test = np.flatnonzero(folds == FOLD)
@@ -103,34 +102,42 @@ def fine_tune_first(
         if len(rows) == count:
             break
         candidate, done = by_name[name], ranking.probes.get(name)
-        seconds = candidate.training_seconds(len(images), epochs)
-        if done is None:
-            failed[name] = "it has no head to start from"
-        elif not candidate.model.trainable:
-            failed[name] = NOT_TRAINABLE
-        elif end is not None and seconds is not None and time.monotonic() + seconds > end:
-            failed[name] = f"would take {duration(seconds)}, more than --budget leaves"
-        else:
-            try:
-                model = open_model(candidate.spec, **options)
-                head = head_of_fold(outputs[name].features, done, FOLD)
-                found = fine_tune(model, images, labels, test, head, epochs=epochs, seed=seed, cache=cache)
-            except Exception as error:  # whatever a library raises, e.g. for lack of memory, must not cost the answer
-                kind = "" if isinstance(error, LeepError) else f"{type(error).__name__}: "
-                failed[name] = f"{kind}{' '.join(str(error).split())[:300]}"
-            else:
-                right, head_right = ((p == labels[test]).mean() for p in (found.predicted, done.predicted[test]))
-                error = float(np.sqrt(right * (1 - right) / len(test)))
-                rows.append((name, right, error, head_right, found.images_per_second))
-                correct.append(found.predicted == labels[test])
-            model = None
-            gc.collect()
-        if name in failed:
+        try:
+            _check(candidate, done, candidate.training_seconds(len(images), epochs), end)
+            head = head_of_fold(outputs[name].features, done, FOLD)
+            found = _train(candidate.spec, options, images, labels, test, head, epochs=epochs, seed=seed, cache=cache)
+        except Exception as error:  # whatever a library raises, e.g. for lack of memory, must not cost the answer
+            kind = "" if isinstance(error, LeepError) else f"{type(error).__name__}: "
+            failed[name] = f"{kind}{' '.join(str(error).split())[:300]}"
             say(f"{name} is not fine-tuned: {failed[name]}")
+            continue
+        finally:
+            gc.collect()
+        right, head_right = ((p == labels[test]).mean() for p in (found.predicted, done.predicted[test]))
+        rows.append((name, right, np.sqrt(right * (1 - right) / len(test)), head_right, found.images_per_second))
+        correct.append(found.predicted == labels[test])
     columns = ["model", "fine_tuned", "fine_tuned_se", "fine_tuned_head", "images_per_second"]
     table = pd.DataFrame(rows, columns=columns)
     sentence = compare(table["model"].tolist(), np.array(correct), labels[test], epochs, seed) if rows else ""
     return FineTuning(sentence, table, failed, epochs, len(test))
+
+
+def _check(candidate: Candidate, done: Probe | None, seconds: float | None, end: float | None) -> None:
+    """Raise `Invalid` if a model cannot be fine-tuned, or not in time."""
+    if done is None:
+        raise Invalid("it has no head to start from")
+    if not candidate.model.trainable:
+        raise Invalid(NOT_TRAINABLE)
+    if end is not None and seconds is not None and time.monotonic() + seconds > end:
+        raise Invalid(f"would take {duration(seconds)}, more than --budget leaves")
+
+
+def _train(spec: str, open_options: Mapping, *arguments: object, **options: object) -> FineTuned:
+    """`fine_tune` of a model that is opened here, and let go."""
+    from leep.models import open_model
+    from leep.models.fine_tune import fine_tune
+
+    return fine_tune(open_model(spec, **open_options), *arguments, **options)
 
 
 def compare(names: Sequence[str], correct: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> str:
@@ -145,7 +152,7 @@ def compare(names: Sequence[str], correct: np.ndarray, labels: np.ndarray, epoch
     epochs, seed : int
     """
     values = correct.mean(axis=1)
-    order = np.lexsort((names, -values))
+    order = np.argsort(-values, kind="stable")
     columns = correct[order].T.astype(np.float64)
     resampled = resampled_means(columns, labels, RESAMPLES, seed)
     standings = Standings([names[m] for m in order], values[order], resampled, len(labels))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,15 +64,12 @@ def render(answer: Answer) -> str:
 
 
 def breakable(name: object) -> Markup:
-    """A name that a browser may break after a colon, an underscore, a dot or a slash.
+    """A name that a browser may break after a colon, an underscore, a slash, or a dot that is not of a number.
 
     >>> breakable("onnx:a_b<")
     Markup('onnx:<wbr>a_<wbr>b&lt;')
     """
-    text = str(escape(str(name)))
-    for mark in ":_./":
-        text = text.replace(mark, f"{mark}<wbr>")
-    return Markup(text)
+    return Markup(re.sub(r"[:_/]|\.(?!\d)", r"\g<0><wbr>", str(escape(str(name)))))
 
 
 def percent(share: object, digits: int = 1) -> str:
