@@ -182,7 +182,8 @@ def test_bad_settings_are_named(tmp_path, text):
 
 SPECS = {
     "torchvison:resnet18": "no kind of model 'torchvison'; did you mean torchvision",
-    "resnet18": "expected KIND:NAME",
+    "resnet18": "expected KIND:NAME, such as torchvision:resnet18",
+    "models/net.onx": r"did you mean models/net\.onnx\?",
     "arrays:": "expected a name",
 }
 

@@ -277,6 +277,11 @@ def test_one_class(leep, images):
     assert status == 2 and "two or more classes" in err and err.count("\n") == 1
 
 
+def test_the_folder_comes_first(leep, images):
+    status, out, err = leep("rank", "--models", "python:made:good", images)
+    assert (status, out, err.count("\n")) == (2, "", 1) and "FOLDER first" in err
+
+
 def test_most_images(images):
     folder = find_images(images)
     part = take_at_most(folder, 10, seed=0)

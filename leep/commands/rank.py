@@ -47,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a sub-folder of image files for each class")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a sub-folder of image files for each class")
     parser.add_argument(
         "--models",
         nargs="+",
@@ -129,6 +129,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """All that can be seen without a look at images or models."""
+    if args.folder is None:
+        raise Invalid("expected FOLDER first, such as leep rank my/images --models onnx:model.onnx")
     how, _, count = args.verify.partition(":")
     if how != "fine_tune" and args.verify not in ("probe", "none"):
         raise Invalid(f"--verify must be probe, fine_tune:N or none, got {args.verify!r}")
@@ -179,7 +181,10 @@ def _try_candidates(args: argparse.Namespace, folder: ImageFolder, cache: Path) 
         if others:
             _say(f"{len(others):,} models that are known need a download or a package; leep models lists them")
         if not specs:
-            raise Invalid("no model can run here without a download; give --models, --search DIR or --download")
+            raise Invalid(
+                "no model can run here without a download; name some by --models, with --download if their weights "
+                "must be fetched, or give the folder of .onnx files by --search DIR"
+            )
     else:
         specs = []
         for spec in dict.fromkeys(args.models):
@@ -265,6 +270,7 @@ def _answer(args, places, whole, images, candidates, outputs, cache, damaged, be
     how = args.verify if args.verify == "none" else "probe"
     answer = make_answer(images, candidates, outputs, measures=args.measures, verify=how, seed=args.seed)
     if args.count:
+        _say(answer.ranking.sentence)
         budget = read_budget(args.budget)
         found = fine_tune_first(
             candidates, answer.ranking, outputs, images, args.count,

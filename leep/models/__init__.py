@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import importlib
 import importlib.util
@@ -137,16 +138,25 @@ def expand_specs(specs: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(expanded))
 
 
+def _hint(kind: str, spec: str) -> str:
+    """What a spec of no known kind may mean."""
+    if near := suggest(kind, _ADAPTERS):
+        return near
+    for suffix in difflib.get_close_matches(Path(spec).suffix, _SUFFIXES, 1):
+        return f"; did you mean {Path(spec).with_suffix(suffix)}?"
+    such = f", such as torchvision:{spec} or timm:{spec}," if spec.isidentifier() else ","
+    return f"; expected KIND:NAME{such} where KIND is one of {', '.join(_ADAPTERS)}"
+
+
 def _parse(spec: str) -> tuple[str, str, Path | None]:
     """Kind, name and file of a spec."""
     kind, _, rest = spec.partition(":")
     if Path(spec).suffix in _SUFFIXES and kind not in _ADAPTERS:
         return _SUFFIXES[Path(spec).suffix], spec, None
-    if kind not in _ADAPTERS or not rest:
-        hint = suggest(kind, _ADAPTERS) or f"; expected KIND:NAME, where KIND is one of {', '.join(_ADAPTERS)}"
-        raise Invalid(
-            f"no kind of model {kind!r}{hint}" if kind not in _ADAPTERS else "expected a name after the colon"
-        )
+    if kind not in _ADAPTERS:
+        raise Invalid(f"no kind of model {kind!r}{_hint(kind, spec)}")
+    if not rest:
+        raise Invalid("expected a name after the colon")
     if kind in ("onnx", "arrays", "python"):
         return kind, rest, None
     name, equals, file = rest.partition("=")
