@@ -16,7 +16,6 @@ from PIL import Image
 import leep
 from leep.data import READERS, DataSet, find_data, known, load_data, locate, search_path
 from leep.data.dataset import check_labels
-from leep.data.folder import read_folder
 from leep.data.idx import FILES, read_fashion_mnist
 from leep.data.known import content_sha256, find_variant
 from leep.errors import Invalid, LeepError, Missing
@@ -319,87 +318,6 @@ def test_a_damaged_gzip_file_is_refused_by_name(tmp_path, damage, message):
         read_fashion_mnist(tmp_path)
 
 
-# folder
-
-
-def paint(path, colour, size=(4, 4), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
-
-
-def test_a_folder_without_splits_is_split_by_every_fifth_file(tmp_path):
-    for k in range(11):
-        paint(tmp_path / "b" / f"{k:02d}.png", (k, 0, 0))
-    for k in range(2):
-        paint(tmp_path / "a" / f"{k}.PNG", (100 + k, 0, 0))
-    paint(tmp_path / ".hidden" / "0.png", 0)
-    (tmp_path / "b" / ".DS_Store").write_bytes(b"x")
-    (tmp_path / "b" / "LICENCE.txt").write_text("x")
-    data = read_folder(str(tmp_path), 4)
-    assert data.class_names == ("a", "b")
-    assert data.test_labels.tolist() == [0, 1, 1, 1]
-    assert data.test_images[:, 0, 0, 0].tolist() == [100, 0, 5, 10]
-    assert data.train_images[:, 0, 0, 0].tolist() == [101, 1, 2, 3, 4, 6, 7, 8, 9]
-    assert data.train_labels.tolist() == [0] + [1] * 8
-
-
-def test_a_folder_with_train_and_test_is_read_as_rgb_and_resized(tmp_path):
-    rng = np.random.default_rng(9)
-    for split in ("train", "test"):
-        paint(tmp_path / split / "cat" / "grey.png", 77, mode="L")
-        paint(tmp_path / split / "dog" / "clear.png", (1, 2, 3, 0), mode="RGBA")
-    noise = rng.integers(0, 256, (9, 5, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "train" / "dog" / "noise.png")
-    data = read_folder(tmp_path, 6)
-    assert data.train_images.shape == (3, 6, 6, 3)
-    assert data.train_labels.tolist() == [0, 1, 1]
-    assert (data.train_images[0] == 77).all()
-    assert (data.train_images[1] == (1, 2, 3)).all()
-    resized = np.asarray(Image.fromarray(noise).resize((6, 6), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(data.train_images[2], resized)
-    assert data.test_labels.tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", "truncated"])
-def test_an_unreadable_image_is_refused_by_name(tmp_path, content):
-    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
-        noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(noise).save(tmp_path / name)
-    read_folder(tmp_path, 4)
-    bad = tmp_path / "b" / "1.png"
-    bad.write_bytes(bad.read_bytes()[:300] if content == "truncated" else content)
-    with pytest.raises(Invalid, match=rf"{re.escape(str(bad))}: not a readable image"):
-        read_folder(tmp_path, 4)
-
-
-def test_folders_that_are_no_data_set_are_refused(tmp_path):
-    paint(tmp_path / "a" / "0.png", 0)
-    paint(tmp_path / "a" / "1.png", 0)
-    with pytest.raises(Invalid, match=r"two or more classes, has 1"):
-        read_folder(tmp_path, 4)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "list.txt").write_text("x")
-    with pytest.raises(Invalid, match=r"b: a class without images; known extensions are \.bmp"):
-        read_folder(tmp_path, 4)
-    paint(tmp_path / "b" / "0.png", 0)
-    with pytest.raises(Invalid, match=r"b: a class needs two images or more to be split"):
-        read_folder(tmp_path, 4)
-
-
-def test_classes_of_train_and_test_must_agree(tmp_path):
-    for folder in ("train/a", "train/b", "train/c", "test/a", "test/b", "test/d"):
-        paint(tmp_path / folder / "0.png", 0)
-    with pytest.raises(Invalid, match="same classes; only one of them has c, d"):
-        read_folder(tmp_path, 4)
-
-
-@pytest.mark.parametrize("size", [0, -1, None, 2.5, True])
-def test_a_size_that_is_no_number_of_pixels_is_refused(tmp_path, size):
-    with pytest.raises(ValueError, match="size must be a number of pixels, 1 or more, got"):
-        read_folder(tmp_path, size)
-
-
 # where data sets are found
 
 
@@ -481,7 +399,8 @@ def test_names_and_arguments_are_checked(tmp_path):
 
 def test_load_folder(tmp_path):
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
-        paint(tmp_path / name, 0)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert find_data("folder", path=tmp_path) == tmp_path
     data = load_data("folder", path=tmp_path, size=3)
     assert data.train_images.shape == (2, 3, 3, 3)

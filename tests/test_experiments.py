@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, composed, resolved
 from helpers.results import csvs
+from PIL import Image
 
 from leep.errors import Invalid
 from leep.results import read_runs, read_setting, read_times
@@ -114,7 +116,7 @@ def test_what_equals_the_papers_protocol_is_no_stand_in(run_experiment, tmp_path
     run_experiment("small_balanced", *given, "method.retrain_head.implementation=gluon")
     runs = read_runs(tmp_path / "results")
     assert runs.run.nunique() == 2 and set(runs.deviations) == {
-        ("random.params weights of cifar10_resnet20", "3 of 200 tasks")
+        ("other data (1,920 + 60 images) for CIFAR100", "random.params weights of cifar10_resnet20", "3 of 200 tasks")
     }
     compiled, gluon = (g.test_accuracy.to_numpy() for _, g in runs.groupby("run"))
     assert abs(compiled - gluon).max() <= 0.02
@@ -286,6 +288,54 @@ def test_damaged_data_do_not_stop_the_other_targets(run_experiment, tmp_path):
     folder = ("target=[cifar100,folder]", f"target.folder.path={tmp_path / 'images'}", f"data.root={tmp_path / 'root'}")
     done = run_experiment("small_balanced", *folder, check=False)
     assert done.returncode == 3 and "test.bin" in done.stderr and "images" in done.stderr
+
+
+def test_a_folder_of_images_has_its_own_name_in_the_results(run_here, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for k in range(4 * 12):
+        path = tmp_path / "my flowers" / "abcd"[k % 4] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(b"")
+    given = "target=[folder]", f"target.folder.path={tmp_path / 'my flowers'}", "target.folder.size=32"
+    task = "+task_of.folder={n_classes: 2, per_class: 4}"
+    assert f"d/{k}.png (empty)" in run_here("small_balanced", *given, task)
+    assert run_here("small_balanced", *given, task, "target.folder.on_damaged=skip") is None
+    runs = read_runs(tmp_path / "results")
+    assert set(runs.target) == {"my flowers"} and "note on my flowers: left out: 1 of 48" in capsys.readouterr().out
+    (folder,) = (tmp_path / "results").glob("small_balanced/*/my flowers/*")
+    notes = read_setting(folder)["notes"]
+    assert [f"d/{k}.png" in note for note in notes["data"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["path=/x/flowers"], "flowers"),
+        (["path=/x/flowers/"], "flowers"),
+        (["path=/x/flowers/labels.csv"], "flowers"),
+        (["path=/x/flowers", "name=mine"], "mine"),
+    ],
+)
+def test_names_of_folders(overrides, name):
+    (target,) = resolved(
+        "experiment=small_balanced", "target=[folder]", *(f"target.folder.{given}" for given in overrides)
+    ).targets
+    assert (target.name, target.title, target.key, target.on_damaged) == (name, name, "folder", "error")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("path=/x/cifar100", "target.folder.name must be another name, cifar100 is that of a published data set"),
+        ("name=a/b", "target.folder.name must name a folder, got 'a/b'"),
+        ("name=..", "target.folder.name must name a folder"),
+        ("on_damaged=ignore", "target.folder.on_damaged must be among error, skip, got 'ignore'"),
+    ],
+)
+def test_names_of_folders_that_are_refused(override, message):
+    with pytest.raises(Invalid, match=message):
+        resolved("experiment=small_balanced", "target=[folder]", "target.folder.path=/x/y", f"target.folder.{override}")
 
 
 def test_weights_of_another_network_are_a_clear_error(run_experiment):

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leep.data import READERS
-from leep.data.folder import read_image
 from leep.data.idx import FILES as IDX_FILES
 from leep.data.idx import read_idx
+from leep.data.picture import Resize, read_image
 from leep.errors import Invalid
 from leep.results import read_rows, read_setting
 from leep.unpickle import unpickle_arrays
@@ -70,8 +70,8 @@ FILES = {
     "batch.bin": (binary(1, 2), read_cifar),
     "python2": (python2_pickle(PIXELS, b"fine_labels", [7, 99]), read_cifar),
     **{f"python{k}": (pickle.dumps(BATCH, k), read_cifar) for k in (3, 4, 5)},
-    **{f"image.{f}": (image(f), lambda p: read_image(p, 8)) for f in ("png", "jpeg", "gif", "bmp", "tiff")},
-    **{f"image.{f}": (image(f), lambda p: read_image(p, 8)) for f in ("webp", "ppm")},
+    **{f"image.{f}": (image(f), lambda p: read_image(p, Resize(8))) for f in ("png", "jpeg", "gif", "bmp", "tiff")},
+    **{f"image.{f}": (image(f), lambda p: read_image(p, Resize(8))) for f in ("webp", "ppm")},
     "stored.npz": (npz(np.savez), find),
     "deflated.npz": (npz(np.savez_compressed), find),
     "scores.csv": (CSV, lambda p: read_rows(p, COLUMNS[:2], COLUMNS[2:])),
@@ -230,8 +230,8 @@ def test_an_image_bomb_is_refused(tmp_path):
     size = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(png)
-    with pytest.raises(Invalid, match=r"not a readable image: Image size .* exceeds limit"):
-        read_image(tmp_path / "bomb.png", 8)
+    with pytest.raises(Invalid, match=r"Image size .* exceeds limit"):
+        read_image(tmp_path / "bomb.png", Resize(8))
 
 
 def test_an_archive_bomb_is_not_inflated(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from leep.data.picture import read_image, read_picture
 from leep.errors import Invalid, Missing
 from leep.models import (
     ArrayImages,
@@ -25,7 +26,7 @@ from leep.models import (
     outputs,
     read_images,
 )
-from leep.models.images import default_cache, read_image
+from leep.models.images import default_cache
 
 SIZE = Resize(8)
 
@@ -61,7 +62,8 @@ def test_classes_are_sub_folders_and_all_below_them(folder):
     found = find_images(folder)
     assert found.class_names == ("cat", "dog") and found.counts.tolist() == [4, 3]
     assert found.files[:4] == ("cat/1.png", "cat/2.png", "cat/a/3.png", "cat/a/4.png")
-    assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1] and found.splits == () and found.notes == ()
+    assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1] and found.splits == ()
+    assert found.notes == ("files that are no images by their names are left out: 1 .csv",)
 
 
 def test_splits_are_merged_or_chosen(tmp_path):
@@ -172,7 +174,7 @@ def test_decoding_is_kept_by_content(folder, tmp_path, monkeypatch):
     first = np.array(read(folder, tmp_path / "c").batch(SIZE, 0, 7))
     calls = []
     monkeypatch.setattr(
-        "leep.models.images.read_image", lambda path, size: calls.append(path) or read_image(path, size)
+        "leep.data.picture.read_picture", lambda path, size: calls.append(path) or read_picture(path, size)
     )
     folder.rename(tmp_path / "moved")
     again = read(tmp_path / "moved", tmp_path / "c")

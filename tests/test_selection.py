@@ -15,7 +15,7 @@ from experiments.reporting.predictors import label
 from experiments.reporting.selection import candidates, correlate, describe, predictors, to_markdown
 from experiments.running.folders import _compare
 from leep import plots
-from leep.data.folder import list_files, read_folder
+from leep.data.folder import read_folder
 from leep.errors import Invalid
 from leep.results import Table, open_folder, read_runs
 from leep.tasks import Task, draw_task, subsample
@@ -93,7 +93,7 @@ def test_a_folder_gets_the_answer_of_leep_rank(run_experiment, other_weights, im
         *(f"target.folder.path={image_folder}", "target.folder.size=32", "measures=[leep,nce]"),
     )
     first = run_experiment(*call)
-    place = tmp_path / "results" / "source_selection-folder-seed0"
+    place = tmp_path / "results" / "source_selection-images-seed0"
     table = pd.read_csv(place / "ranking.csv")
     assert set(table.model) == {"cifar10_resnet20", "cifar10_resnet20_short"}
     runs = read_runs(tmp_path / "results").drop_duplicates("source").set_index("source")
@@ -126,10 +126,9 @@ def image_folder(tmp_path):
 
 
 def test_thumbnails_and_images_have_one_order(image_folder):
-    data, (train, test) = read_folder(image_folder, 20), list_files(image_folder)
-    for images, split in ((data.train_images, train), (data.test_images, test)):
-        files = [file for of_class in split.values() for file in of_class]
-        assert all((np.asarray(Image.open(file)) == image).all() for file, image in zip(files, images, strict=True))
+    data = read_folder(image_folder, 20)
+    for file, image in zip(data.files, [*data.train_images, *data.test_images], strict=True):
+        assert (np.asarray(Image.open(image_folder / file)) == image).all()
 
 
 @pytest.mark.parametrize(

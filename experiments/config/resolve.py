@@ -14,7 +14,9 @@ from experiments.config.arguments import unknown_key
 from experiments.config.deviations import with_deviations
 from experiments.config.values import Engine, Executor, RunConfig, Source, Target
 from experiments.executor import EXECUTORS, n_workers
+from leep.array_files import TABLES
 from leep.data import READERS
+from leep.data.folder import ON_DAMAGED
 from leep.engines import ENGINES, PRECISIONS, check_engine
 from leep.errors import Invalid, not_among
 from leep.measures import check_measure
@@ -89,14 +91,16 @@ def _values(cfg: DictConfig) -> RunConfig:
     measures = _measures(cfg.measures)
     engine = _engine(cfg.engine)
     methods = tuple(create_method(name, OmegaConf.to_container(options)) for name, options in cfg.method.items())
-    names = [*find_methods(), *(m.name for m in methods if m.name not in find_methods())]
-    _check_by_name(cfg, names)
+    method_names = [*find_methods(), *(m.name for m in methods if m.name not in find_methods())]
+    _check_by_name(cfg, method_names)
     for method in methods:
         allowed = not method.experiments or experiment.name in method.experiments
         _require(allowed, f"method {method.name} is for {', '.join(method.experiments)}, got {experiment.name}")
         if method.takes_epochs:
             check_integer(f"epochs.{method.name}", cfg.epochs.get(method.name), 1)
     targets = tuple(_target(cfg, experiment, name) for name in cfg.target)
+    names = [target.name for target in targets]
+    _require(len({*names}) == len(names), f"targets must have different names in the results, got {', '.join(names)}")
     config = RunConfig(
         experiment=experiment,
         seed=cfg.seed,
@@ -106,7 +110,7 @@ def _values(cfg: DictConfig) -> RunConfig:
         targets=targets,
         methods=methods,
         n_tasks={method.name: _capped(cfg, "max_tasks", method, cfg.n_tasks) for method in methods},
-        budgets={(m.name, t.name): _budget(cfg, m, t.name) for m in methods for t in targets},
+        budgets={(m.name, t.name): _budget(cfg, m, t.key) for m in methods for t in targets},
         engine=engine,
         executor=_executor(cfg.executor, engine),
         results=Path(cfg.paths.results).expanduser(),
@@ -190,17 +194,44 @@ def _source(name: str, source: DictConfig) -> Source:
 
 def _target(cfg: DictConfig, experiment: Experiment, name: str) -> Target:
     key, target = f"target.{name}", cfg.target[name]
+    own_name, on_damaged = name, "error"
     _choice(f"{key}.reader", target.reader, READERS)
     if target.reader == "folder":
         _require(target.path, f"{key}.path must name the folder of images")
         check_integer(f"{key}.size", target.size, 1)
+        own_name, on_damaged = _own_name(key, name, target), target.get("on_damaged", "error")
+        _choice(f"{key}.on_damaged", on_damaged, ON_DAMAGED)
     else:
         for field in ("path", "size"):
             _require(target[field] is None, f"{key}.{field} is only for reader: folder, got {target[field]!r}")
-    own = cfg.task_of.get(name)
+    own_task = cfg.task_of.get(name)
     for where, task in [("task", cfg.task), *((f"task_of.{t}", v) for t, v in cfg.task_of.items())]:
         _check_task(experiment, where, task)
-    return Target(name=name, task=OmegaConf.to_container(own or cfg.task), **target)
+    return Target(
+        key=name,
+        name=own_name,
+        reader=target.reader,
+        title=target.title or own_name,
+        path=None if target.path is None else str(target.path),
+        size=target.size,
+        on_damaged=on_damaged,
+        task=OmegaConf.to_container(own_task or cfg.task),
+    )
+
+
+def _own_name(key: str, name: str, target: DictConfig) -> str:
+    """What a folder of images is called in the results."""
+    path = Path(str(target.path)).expanduser().resolve()
+    default = (path.parent if path.suffix.lower() in TABLES else path).name if name == "folder" else name
+    own = target.get("name") or default
+    _require(
+        isinstance(own, str) and re.fullmatch(r"[^/\\.][^/\\]*", own), f"{key}.name must name a folder, got {own!r}"
+    )
+    taken = own != name and own in _TARGETS
+    _require(
+        not taken, f"{key}.name must be another name, {own} is that of a published data set; e.g. {key}.name=my_{own}"
+    )
+    return own
 
 
 def _check_task(experiment: Experiment, key: str, task: DictConfig) -> None:

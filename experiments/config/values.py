@@ -37,11 +37,13 @@ class Source:
 class Target:
     """A target data set: a file of `conf/target`, and the parameters of the tasks that are drawn from it."""
 
-    name: str
+    key: str  # in the configuration
+    name: str  # in the results
     reader: str
     title: str
     path: str | None
     size: int | None
+    on_damaged: str
     task: dict[str, int]
 
 

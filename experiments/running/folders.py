@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import pandas as pd
 
 from experiments.running.pair import SourceTarget
 from leep.commands.survey import Candidate
-from leep.data.folder import list_files
 from leep.models import FolderImages, ImageFolder, Outputs, imagenet_classes
 from leep.models.arrays import StoredOutputs
 from leep.models.gluon import CIFAR10
@@ -62,6 +62,7 @@ def answer_folder(pairs: Sequence[SourceTarget]) -> Answer:
         answer.table[f"{method.name}_accuracy"] = by_name.accuracy.to_numpy(float)
         answer.table[f"{method.name}_se"] = by_name.se.to_numpy(float)
         answer.warnings += (f"{_describe(first, method)}: {_compare(reached)}",) if reached else ()
+    answer.warnings += first.data.notes
     if any(method.name == "fine_tune" for method in first.methods):
         answer.not_tried = "Fine-tuning was tried as configured; the notes on the models give its accuracies."
     answer.about |= {
@@ -69,7 +70,7 @@ def answer_folder(pairs: Sequence[SourceTarget]) -> Answer:
         "folder": str(first.target.path),
         "device": config.engine.device,
         "n_images_found": len(images),
-        "damaged": {},  # a damaged file is an error
+        "damaged": {},  # those that were left out are among the notes
         "seconds": round(time.monotonic() - begin, 1),
     }
     return answer
@@ -78,12 +79,11 @@ def answer_folder(pairs: Sequence[SourceTarget]) -> Answer:
 def _images(pair: SourceTarget) -> FolderImages:
     """The folder's images in the order of the pass: training images first."""
     path = Path(str(pair.target.path)).expanduser()
-    files = [file for split in list_files(path) for of_class in split.values() for file in of_class]
     labels = np.concatenate([pair.data.train_labels, pair.data.test_labels])
-    names = tuple(str(file.relative_to(path)) for file in files)
     pixels = (image for part in (pair.data.train_images, pair.data.test_images) for image in part)
     hashes = tuple(hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in pixels)
-    folder = ImageFolder(path, names, labels, pair.data.class_names)
+    path = path.parent if path.is_file() else path
+    folder = ImageFolder(path, pair.data.files, labels, pair.data.class_names, ("",) * len(labels))
     return FolderImages(folder, {}, np.arange(len(labels)), {}, hashes)
 
 
@@ -133,6 +133,7 @@ def _compare(reached: dict[str, tuple[float, float]]) -> str:
 def _command(pairs: Sequence[SourceTarget]) -> str:
     config, target = pairs[0].config, pairs[0].target
     sources, methods = (",".join(names) for names in ([p.source.name for p in pairs], [m.name for m in config.methods]))
-    place = f"target.{target.name}.path={target.path} target.{target.name}.size={target.size}"
-    words = f"'source=[{sources}]' 'target=[{target.name}]' 'method=[{methods}]' {place}"
+    values = {key: getattr(target, key) for key in ("path", "size", "name", "on_damaged")}
+    place = " ".join(shlex.quote(f"target.{target.key}.{key}={value}") for key, value in values.items())
+    words = f"'source=[{sources}]' 'target=[{target.key}]' 'method=[{methods}]' {place}"
     return f"python run.py experiment={config.experiment.name} scale={config.scale} seed={config.seed} {words}"

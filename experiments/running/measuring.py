@@ -51,11 +51,14 @@ def find_folders(results: Path, seed: int) -> list[Path]:
 def overrides_of(setting: dict) -> list[str]:
     """What of the configuration a run was made with, from its `setting.json`."""
     source, target = setting["source"]["name"], setting["target"]["name"]
+    own = [] if (CONF / "target" / f"{target}.yaml").is_file() else [f"target.folder.name='{target}'"]  # of a folder
+    key = "folder" if own else target
     task = ", ".join(f"{key}: {value}" for key, value in setting["task"].items())
     return [
         *(f"experiment={setting['experiment']}", f"seed={setting['seed']}", "scale=paper"),
-        *(f"source=[{source}]", f"target=[{target}]", "method=[retrain_head]"),  # no method is run
-        f"++task_of.{target}={{{task}}}",
+        *(f"source=[{source}]", f"target=[{key}]", "method=[retrain_head]"),  # no method is run
+        f"++task_of.{key}={{{task}}}",
+        *own,
     ]
 
 
@@ -98,7 +101,8 @@ def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
     )  # need not be installed
     (source,), (target,) = config.sources, config.targets
     weights = find_weights_of(source, setting["source"]["weights_sha256"])
-    data = load_data(target.reader, root=config.data_root, path=target.path, size=target.size)
+    given = {"path": target.path, "size": target.size, "on_damaged": target.on_damaged}
+    data = load_data(target.reader, root=config.data_root, **given)
     data = only_test(data) if config.experiment.from_test_split else data
     pair_class = SourceTarget if "stream" in setting else EarlierTasks
     pair = pair_class(config, source, weights, target, data)

@@ -188,10 +188,14 @@ def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
     found, lacks = {}, []
     for target in config.targets:
         try:
-            data = load_data(target.reader, root=config.data_root, path=target.path, size=target.size)
+            data = load_data(
+                target.reader, root=config.data_root, path=target.path, size=target.size, on_damaged=target.on_damaged
+            )
         except LeepError as error:
             lacks.append(str(error))
             continue
+        for note in data.notes:
+            print(f"note on {target.name}: {note}")
         found[target.name] = only_test(data) if config.experiment.from_test_split else data
         try:
             config.experiment.check(found[target.name].train_labels, **target.task)
@@ -199,7 +203,7 @@ def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
             keys = ", ".join(f"{k}: …" for k in target.task)
             raise Invalid(
                 f"{config.experiment.name} cannot be drawn from {target.name}: {error}; "
-                f"give it tasks of its own: '+task_of.{target.name}={{{keys}}}'"
+                f"give it tasks of its own: '+task_of.{target.key}={{{keys}}}'"
             ) from error
     return found, lacks
 

@@ -89,6 +89,8 @@ def _run_pair(pair: SourceTarget, failures: list[str]) -> None:
     source = {"title": pair.source.title, "trained_on": pair.source.trained_on}
     source["imagenet_top1"] = pair.source.imagenet_top1
     notes = {"deviations": pair.deviations(), "source": source, "metric": config.experiment.metric}
+    if pair.data.notes:
+        notes["data"] = list(pair.data.notes)
     open_folder(folder, pair.identity(), notes, _provenance(config))
     weights, variant = pair.weights.origin, pair.data.variant
     print(f"{pair.source.name} ({weights} weights) → {pair.target.name} ({variant}): {folder}")

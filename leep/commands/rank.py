@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 EPOCHS = 5
 STOPPED = "stopped; what was computed is kept, and the same command goes on from there"
+MEND = "Mend them, or leave them out by --on-damaged skip"
 EPILOG = """\
-FOLDER holds a sub-folder of image files for each class, and comes first. A model is one of
+FOLDER holds a sub-folder of image files for each class, and comes first. In its place there may be a table, LABELS.csv,
+with the columns file and label; files are looked for beside the table. A model is one of
 
   onnx:FILE.onnx            a classifier as an ONNX graph
   torchvision:NAME[=FILE]   such as torchvision:resnet18
@@ -32,6 +34,7 @@ FOLDER holds a sub-folder of image files for each class, and comes first. A mode
   arrays:FILE.npz           features and probabilities computed elsewhere; arrays:outputs/*.npz for several
 
   leep rank my/images
+  leep rank my/labels.csv --models timm:convnext_tiny.fb_in1k
   leep rank my/images --models torchvision:resnet18 onnx:model.onnx --output report
 """
 
@@ -47,7 +50,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a sub-folder of image files for each class")
+    what = "a sub-folder of image files for each class, or LABELS.csv"
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help=what)
     parser.add_argument(
         "--models",
         nargs="+",
@@ -93,6 +97,7 @@ def _run(args: argparse.Namespace) -> None:
     begin = time.monotonic()
     _check(args)
     from leep.commands import survey
+    from leep.data.picture import list_damaged
     from leep.models import default_cache, find_images
     from leep.reporting.answer import Places
 
@@ -101,14 +106,11 @@ def _run(args: argparse.Namespace) -> None:
     _say(survey.describe_images(folder))
     for note in folder.notes:
         _say(f"note: {note}")
-    damaged, looked = survey.look_for_damage(folder)
-    if damaged:
-        shown = "; ".join(f"{name} ({why})" for name, why in list(damaged.items())[:20])
-        more = f"; and {len(damaged) - 20} more" if len(damaged) > 20 else ""
-        text = f"{len(damaged)} damaged of {looked:,} files looked at: {shown}{more}"
+    if damaged := survey.look_for_damage(folder):
+        text = list_damaged(damaged, len(folder))
         if args.on_damaged == "error":
-            raise Invalid(f"{text}; mend them, or leave them out by --on-damaged skip")
-        _say(text)
+            raise Invalid(f"{text}\n{MEND}")
+        _say(f"left out: {text}")
         folder = folder.take([row for row, name in enumerate(folder.files) if name not in damaged])
     whole, folder = folder, survey.take_at_most(folder, args.max_images, args.seed)
     if len(folder) < len(whole):
@@ -123,6 +125,8 @@ def _run(args: argparse.Namespace) -> None:
         _say("--dry-run: nothing was computed")
         return
     images = _decode(args, folder, candidates, cache)
+    for note in images.notes:
+        _say(f"note: {note}")
     outputs = _pass(args, candidates, images, cache)
     _answer(args, places, whole, images, candidates, outputs, cache, {**damaged, **images.damaged}, begin)
 
@@ -232,7 +236,7 @@ def _decode(args: argparse.Namespace, folder: ImageFolder, candidates: list[Cand
     try:
         return read_images(folder, resizes, cache=cache, skip_damaged=args.on_damaged == "skip")
     except Invalid as error:
-        raise Invalid(f"{error}; mend them, or leave them out by --on-damaged skip") from error
+        raise Invalid(f"{error}\n{MEND}") from error
 
 
 def _pass(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from leep.data.picture import Resize, read_image, read_pictures
 from leep.errors import Invalid, LeepError
 from leep.execution.processes import n_cores
 from leep.models import (
@@ -25,8 +26,8 @@ from leep.models import (
     open_model,
     speed_before,
 )
-from leep.models.images import read_image
 from leep.probe import N_FOLDS
+from leep.progress import advance, progress
 
 PEEK_SECONDS = 1.5  # for a look at the files; decoding finds whatever is left
 BACKWARD = 3  # passes forward that take as long as one forward and back, with the step
@@ -119,23 +120,32 @@ def take_at_most(folder: ImageFolder, most: int | None, seed: int) -> ImageFolde
     return folder.take(np.sort(np.concatenate(rows)))
 
 
-def look_for_damage(folder: ImageFolder, seconds: float = PEEK_SECONDS) -> tuple[dict[str, str], int]:
-    """What is wrong with files whose header or checksums are damaged, and how many files there was time to look at."""
+def look_for_damage(folder: ImageFolder, seconds: float = PEEK_SECONDS) -> dict[str, str]:
+    """What is wrong with each damaged file, if a look at the headers for so many seconds finds one; else nothing.
+
+    One is enough to read all files to their end, because whoever mends them wants to know all of them.
+    """
     end = time.monotonic() + seconds
 
-    def look(name: str) -> str | None:
-        if time.monotonic() > end:
-            return None
+    def looks_damaged(path: Path) -> bool:
         try:
-            with Image.open(folder.path / name) as image:
-                image.verify()
-            return ""
-        except Exception as error:  # a damaged image can raise nearly anything
-            return "empty" if not (folder.path / name).stat().st_size else type(error).__name__
+            if time.monotonic() < end:
+                with Image.open(path) as image:
+                    image.verify()
+        except Exception:  # a damaged image can raise nearly anything
+            return True
+        return False
 
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(look, folder.files))
-    return {name: why for name, why in zip(folder.files, found) if why}, sum(why is not None for why in found)
+        if not any(pool.map(looks_damaged, folder.paths)):
+            return {}
+    with progress(total=len(folder), desc="looking for damaged files", unit=" images") as bar:
+        damaged = {}
+        for name, picture in zip(folder.files, read_pictures(folder.paths, Resize(32))):
+            if isinstance(picture, Invalid):
+                damaged[name] = str(picture)
+            advance(bar, 1)
+    return damaged
 
 
 def try_models(

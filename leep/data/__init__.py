@@ -96,7 +96,7 @@ def find_data(name: str, root: str | Path | None = None, path: str | Path | None
     ----------
     name : one of `READERS`
     root : folder of data sets that is looked into first
-    path : folder of images, for `folder` only
+    path : folder of images, or table of files and labels, for `folder` only
 
     Returns
     -------
@@ -132,7 +132,11 @@ def find_data(name: str, root: str | Path | None = None, path: str | Path | None
 
 
 def load_data(
-    name: str, root: str | Path | None = None, path: str | Path | None = None, size: int | None = None
+    name: str,
+    root: str | Path | None = None,
+    path: str | Path | None = None,
+    size: int | None = None,
+    on_damaged: str = "error",
 ) -> DataSet:
     """Read the first whole data set of the search path, or the bundled sample if there is none.
 
@@ -140,7 +144,7 @@ def load_data(
     ----------
     name : one of `READERS`
     root : folder of data sets that is looked into first
-    path, size : folder of images, and the height and width to which they are resized, for `folder` only
+    path, size, on_damaged : what `read_folder` takes, for `folder` only
 
     Raises
     ------
@@ -154,7 +158,7 @@ def load_data(
     """
     folder = find_data(name, root, path)
     if name == "folder":
-        return read_folder(folder, size)
+        return read_folder(folder, size, on_damaged)
     if size is not None:
         raise ValueError(f"only the reader 'folder' takes a size, got {size} for {name!r}")
     data = READERS[name].read(folder)

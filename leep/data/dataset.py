@@ -25,6 +25,10 @@ class DataSet:
     class_names : tuple of str
     variant : str
         `full`, or what was read instead: `bundled sample`, or data that are not the published ones.
+    notes : tuple of str
+        What a user must know, such as files that were left out.
+    files : tuple of str
+        Of a folder of images: where it has each of them, training images first.
     """
 
     name: str
@@ -34,6 +38,8 @@ class DataSet:
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     variant: str = "full"
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -47,7 +53,8 @@ class DataSet:
 
 def only_test(data: DataSet) -> DataSet:
     """Use the test examples for training too, because the tasks of Section 5.4 divide them."""
-    return replace(data, train_images=data.test_images, train_labels=data.test_labels)
+    files = data.files[len(data.train_labels) :] * 2
+    return replace(data, train_images=data.test_images, train_labels=data.test_labels, files=files)
 
 
 def check_labels(labels: np.ndarray, n_classes: int, path: Path) -> np.ndarray:

@@ -1,108 +1,407 @@
-"""A data set of one's own: a folder of images with one sub-folder a class."""
+"""A data set of one's own: a folder of images with a sub-folder a class, or a table of files and labels."""
 
 from __future__ import annotations
 
-import io
+import csv
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from leep.array_files import ALIASES, TABLES
 from leep.data.dataset import DataSet
-from leep.errors import Invalid
+from leep.data.picture import EXTENSIONS, Resize, describe_changes, list_damaged, read_pictures
+from leep.errors import Invalid, Missing
+from leep.execution.processes import n_cores
 
-EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+ON_DAMAGED = ("error", "skip")
+_SPLIT = re.compile(
+    r"(?:seg[_-])?(?:(train|training)|(val|valid|validation|dev|eval|evaluation)|(test|testing))"
+    r"(?:[ _-]?(?:set|data|split|images?))?",
+    re.IGNORECASE,
+)
+_JUNK = re.compile(
+    r"\..*|__macosx|__pycache__|@eadir|\$recycle\.bin|lost\+found|thumbs\.db|desktop\.ini", re.IGNORECASE
+)
 _TEST_EVERY = 5
+_NAMED = 20  # files that an error about a table names, of each kind of error
+# What the columns of a table are called; capitals do not count.
+_FILE = frozenset(
+    ["file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "image_name", "img"]
+)
+_LABEL = frozenset([*ALIASES["target_labels"], "category", "class_name", "label_name"])
+_PART = frozenset(["split", "subset", "partition"])
 
 
-def read_folder(path: str | Path, size: int) -> DataSet:
-    """Read a folder with one sub-folder a class as RGB images, resized bilinearly to `size` × `size` pixels.
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """Image files and their labels; nothing is decoded yet.
 
-    If the folder has both of the sub-folders `train` and `test`, these are the splits and hold the classes. Otherwise
-    every fifth file of each class, sorted by name and starting with the first, is a test image. Classes are numbered in
-    the order of their names. Hidden files and files without an image's extension (`EXTENSIONS`) are ignored, because
-    a licence or a list may lie beside the images.
+    Attributes
+    ----------
+    path : Path
+    files : tuple of str
+        Relative to `path`: sorted by class and name, or in the order of the table.
+    labels : int64 `(n,)`
+    class_names : tuple of str
+    split_of : tuple of str
+        Of each image: the sub-folder, such as `train` or `val`, in which its class lies, or `train`, `validation` or
+        `test` as a table says; empty texts if there are no splits.
+    notes : tuple of str
+        What was left out.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    split_of: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Images of each class."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """All of `split_of`, sorted; empty if there are none."""
+        return tuple(sorted({*self.split_of} - {""}))
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files."""
+        return [self.path / name for name in self.files]
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each file."""
+
+        def hash_file(path: Path) -> str:
+            try:
+                return hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                return f"unreadable: {error.strerror}"
+
+        with ThreadPoolExecutor(n_cores()) as pool:
+            return tuple(pool.map(hash_file, self.paths))
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> ImageFolder:
+        """Only these images, in this order; all classes stay."""
+        rows = np.asarray(rows, np.intp)
+        files, split_of = (tuple(values[i] for i in rows) for values in (self.files, self.split_of))
+        taken = replace(self, files=files, labels=self.labels[rows], split_of=split_of)
+        if "digests" in self.__dict__:
+            taken.__dict__["digests"] = tuple(self.digests[i] for i in rows)
+        return taken
+
+
+# ---- What there is
+
+
+def find_images(path: str | Path, splits: Sequence[str] | None = None) -> ImageFolder:
+    """The images of a folder with a sub-folder a class, or of a table of files and labels.
+
+    What lies deeper in a sub-folder belongs to its class. Where the sub-folders are called `train`, `val`, `test` and
+    the like, the classes lie in these. Hidden files and folders and what systems leave (`__MACOSX`, `Thumbs.db`) are
+    passed over; other files without an image's extension (`EXTENSIONS`) are noted, and so are empty classes.
+
+    A table is a `.csv`, `.tsv` or `.txt` with a row an image: its file, relative to the table's folder, and its label.
+    With more than two columns the first line names them, e.g. `file`, `label` and, if there are splits, `split`. A file
+    that is not there is looked for by its name, with or without extension, in all of the table's folder.
 
     Parameters
     ----------
     path : str or Path
-        Folder of images.
+        Of the folder, or of the table.
+    splits : sequence of str, optional
+        Only these of its splits; all if None.
+
+    Raises
+    ------
+    Missing
+        If there is no such folder or table.
+    Invalid
+        If there are fewer than two classes with images, no such split, or files of the table that are not there.
+
+    Examples
+    --------
+    >>> find_images("pets").class_names
+    ('cat', 'dog')
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        rows, notes = _list_folder(path)
+    elif path.is_file() and path.suffix.lower() in TABLES:
+        rows, notes = _list_table(path)
+        path = path.parent
+    else:
+        kinds = f"expected a folder, or a table ({', '.join(TABLES)})"
+        raise Missing(f"{path}: {f'a file, {kinds}' if path.exists() else 'no such folder of images'}")
+    if splits is not None:
+        there = {split for _, _, split in rows} - {""}
+        if unknown := {*splits} - there:
+            has = f"it has {', '.join(sorted(there))}" if there else "its sub-folders are classes"
+            raise Invalid(f"{path}: has no split {', '.join(sorted(unknown))}; {has}")
+        rows = [row for row in rows if row[2] in splits]
+    names = tuple(sorted({label for _, label, _ in rows}))
+    if len(names) < 2:
+        raise Invalid(f"{path}: must have images of two or more classes, has {_name_found(path, names)}")
+    numbers = {name: k for k, name in enumerate(names)}
+    files, labels, split_of = zip(*rows)
+    return ImageFolder(path, files, np.array([numbers[name] for name in labels]), names, split_of, tuple(notes))
+
+
+def split_kind(name: str) -> str | None:
+    """`train`, `validation` or `test` for the usual names of these; None for others.
+
+    >>> [split_kind(name) for name in ("Training", "val", "TEST_SET", "cats")]
+    ['train', 'validation', 'test', None]
+    """
+    match = _SPLIT.fullmatch(name.strip())
+    return (TRAIN, VALIDATION, TEST)[match.lastindex - 1] if match and match.lastindex else None
+
+
+_Rows = list[tuple[str, str, str]]  # file, label, split or nothing
+
+
+def _list_folder(path: Path) -> tuple[_Rows, list[str]]:
+    ignored: Counter[str] = Counter()
+    folders = {f: _walk(f, ignored) for f in _sub_folders(path)}
+    splits = {f: _unwrap(f) for f, images in folders.items() if images and split_kind(f.name)}
+    others = [f.name for f, images in folders.items() if images and f not in splits]
+    divided = {split_kind(f.name) for f, top in splits.items() if any(image.parent != top for image in folders[f])}
+    notes: list[str] = []
+    if divided and (not others or (TRAIN in divided and len(splits) > 1)):
+        labelled = [
+            (i, i.relative_to(top).parts[0], f.name) for f, top in splits.items() for i in folders[f] if i.parent != top
+        ]
+        classes = {c.name for top in splits.values() for c in _sub_folders(top)}
+        for f, top in splits.items():
+            if loose := sum(i.parent == top for i in folders[f]):
+                notes.append(f"{loose:,} images in {f.name} that lie in no class are left out")
+        notes += [f"images in {', '.join(others)} are left out, because it is no split"] if others else []
+    else:
+        labelled = [(i, f.name, "") for f, images in folders.items() for i in images]
+        classes = {f.name for f in folders}
+    if empty := sorted(classes - {label for _, label, _ in labelled}):
+        notes.append(f"classes without images are left out: {', '.join(empty)}")
+    if ignored:
+        kinds = ", ".join(f"{n:,} {ending or 'without extension'}" for ending, n in sorted(ignored.items()))
+        notes.append(f"files that are no images by their names are left out: {kinds}")
+    rows = [(str(i.relative_to(path)), label, split) for i, label, split in labelled]
+    return sorted(rows, key=lambda row: row[1]), notes
+
+
+def _unwrap(folder: Path) -> Path:
+    """Where the classes of a split lie: archives may have `train/train`."""
+    inner = _sub_folders(folder)
+    return _unwrap(inner[0]) if len(inner) == 1 and inner[0].name == folder.name else folder
+
+
+def _sub_folders(path: Path) -> list[Path]:
+    return [p for p in sorted(path.iterdir()) if p.is_dir() and not _JUNK.fullmatch(p.name)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not _JUNK.fullmatch(path.name) and path.is_file()
+
+
+def _walk(folder: Path, ignored: Counter[str]) -> list[Path]:
+    """All image files below a folder, by name; links are followed, once. Counts the endings of other files."""
+    seen, images = set(), []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not _JUNK.fullmatch(name))
+        for path in (Path(place, name) for name in sorted(names) if not _JUNK.fullmatch(name)):
+            if _is_image(path):
+                images.append(path)
+            else:
+                ignored[path.suffix.lower()] += 1
+    return images
+
+
+def _name_found(path: Path, names: Sequence[str]) -> str:
+    """What there is in place of two classes."""
+    if not names:
+        loose = sum(map(_is_image, path.iterdir()))
+        return f"{loose} images that lie in no class"
+    inner = _sub_folders(path / names[0]) if (path / names[0]).is_dir() else []
+    hint = f"; did you mean {path / names[0]}, which has {len(inner)} sub-folders?" if len(inner) > 1 else ""
+    return f"the one class {names[0]!r}{hint}"
+
+
+# ---- A table of files and labels
+
+
+def _list_table(path: Path) -> tuple[_Rows, list[str]]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+        mark = next((mark for mark in "\t;," if lines and mark in lines[0]), ",")
+        table = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        cells = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
+    except (ValueError, csv.Error) as error:
+        raise Invalid(f"{path}: expected a table of files and labels, in UTF-8: {error}") from error
+    columns, is_header = _find_columns(path, cells)
+    find = _Finder(path.parent)
+    if not is_header and len(cells) > 1:  # a first line of names that are not known
+        is_header = find(cells[0][1][0]) is None and find(cells[1][1][0]) is not None
+    rows: dict[str, tuple[str, str]] = {}
+    wrong: dict[str, list[str]] = {}
+    for number, row in cells[is_header:]:
+        file, label, split = (row[k] if k is not None and k < len(row) else "" for k in columns)
+        kind = split_kind(split) or ""
+        if not file or not label or (columns[2] is not None and not kind):
+            wrong.setdefault("rows without a file, a label or a split (train, val, test)", []).append(f"line {number}")
+        elif (found := find(file)) is None:
+            wrong.setdefault("no such file, or several of its name", []).append(file)
+        elif rows.setdefault(found, (label, kind)) != (label, kind):
+            wrong.setdefault("files that have two labels", []).append(file)
+    if wrong:
+        raise Invalid(f"{path}: {'; '.join(f'{what}: {_first(places)}' for what, places in wrong.items())}")
+    return [(file, *label_and_split) for file, label_and_split in rows.items()], []
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+
+
+def _find_columns(path: Path, cells: list[tuple[int, list[str]]]) -> tuple[list[int | None], bool]:
+    """The columns of file, label and split, the last None if there is none, and whether the first line names them."""
+    first = [cell.lower() for cell in cells[0][1]] if cells else []
+    files, labels, splits = ([k for k, cell in enumerate(first) if cell in names] for names in (_FILE, _LABEL, _PART))
+    if len(files) == len(labels) == 1 and len(splits) < 2:
+        return [files[0], labels[0], splits[0] if splits else None], True
+    if len(first) == 2:
+        return [0, 1, None], bool(files or labels)
+    raise Invalid(
+        f"{path}: expected two columns, or a first line that names them file and label, got {', '.join(first)}"
+    )
+
+
+class _Finder:
+    """From what a table calls a file to its path below the table's folder; None if there is none, or several."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for path in _walk(self.folder, Counter()):
+            for name in {path.name, path.stem}:
+                names.setdefault(name, []).append(str(path.relative_to(self.folder)))
+        return names
+
+    def __call__(self, name: str) -> str | None:
+        for place in (name, name.replace("\\", "/")):
+            if (self.folder / place).is_file():
+                return os.path.normpath(place)
+        found = self._by_name.get(name.replace("\\", "/").rpartition("/")[2], [])
+        return found[0] if len(found) == 1 else None
+
+
+# ---- As a data set of training and test images
+
+
+def read_folder(path: str | Path, size: int, on_damaged: str = "error") -> DataSet:
+    """Read images of one's own as RGB, resized bilinearly to `size` × `size` pixels.
+
+    Splits that `find_images` finds are used: `train`, and `test`, or the validation where there is no `test`. Otherwise
+    every fifth file of each class, starting with the first, is a test image. Classes are numbered in the order of their
+    names.
+
+    Parameters
+    ----------
+    path : str or Path
+        What `find_images` takes.
     size : int
         Height and width of the result in pixels, 1 or more.
+    on_damaged : {"error", "skip"}
 
     Returns
     -------
     DataSet
-        Named `folder`; images `(n, size, size, 3)`, uint8.
+        Named `folder`; images `(n, size, size, 3)`, uint8. Its `notes` say what was left out or changed.
 
     Raises
     ------
     ValueError
-        If `size` is not a positive int.
-    Invalid
-        If an image is unreadable, a class is empty, there are fewer than two classes, or the classes of `train` and
-        `test` differ.
+        If `size` is not a positive int, or `on_damaged` another word.
+    Missing, Invalid
+        As `find_images`; Invalid also if images are damaged (one error that names them all), or a class lacks training
+        or test images.
+
+    Examples
+    --------
+    >>> read_folder("pets", 224).train_images.shape
+    (8, 224, 224, 3)
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a number of pixels, 1 or more, got {size!r}")
-    train, test = list_files(path)
-    return DataSet("folder", *_read_split(train, size), *_read_split(test, size), tuple(train))
+    if on_damaged not in ON_DAMAGED:
+        raise ValueError(f"on_damaged must be error or skip, got {on_damaged!r}")
+    folder = find_images(path)
+    rows, notes = _divide(folder)
+    _check_classes(folder, *(folder.labels[part] for part in rows))
+    arrays, files, damaged, changes = [], [], {}, []
+    for part in rows:
+        images, good = np.empty((len(part), size, size, 3), np.uint8), np.ones(len(part), bool)
+        for k, picture in enumerate(read_pictures(folder.take(part).paths, Resize(size))):
+            if isinstance(picture, Invalid):
+                good[k], damaged[folder.files[part[k]]] = False, str(picture)
+            else:
+                images[k] = picture.pixels
+                files.append(folder.files[part[k]])
+                changes.append(picture.changes)
+        labels = folder.labels[part]
+        arrays += [images, labels] if good.all() else [images[good], labels[good]]
+    if damaged:
+        said = list_damaged(damaged, len(folder))
+        if on_damaged == "error":
+            raise Invalid(f"{path}: {said}\nMend them, or leave them out by on_damaged=skip")
+        notes.append(f"left out: {said}")
+        _check_classes(folder, arrays[1], arrays[3])
+    notes = [*folder.notes, *notes, *describe_changes(np.array(changes, np.uint8))]
+    return DataSet("folder", *arrays, folder.class_names, notes=tuple(notes), files=tuple(files))
 
 
-def list_files(path: str | Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The training and the test files of each class, in the order in which `read_folder` has their images."""
-    path = Path(path).expanduser()
-    splits = _visible_folders(path)
-    if "train" in splits and "test" in splits:
-        train, test = _classes(splits["train"]), _classes(splits["test"])
-        if train.keys() != test.keys():
-            differing = ", ".join(sorted(train.keys() ^ test.keys()))
-            raise Invalid(f"{path}: train and test must have the same classes; only one of them has {differing}")
-        return train, test
-    return _split(_classes(path), path)
+def _divide(folder: ImageFolder) -> tuple[list[np.ndarray], list[str]]:
+    """Rows of training and of test images, and what is not used."""
+    kinds = [split_kind(name) for name in folder.splits]
+    if len(kinds) < 2:  # take the first, sixth, eleventh … file of each class for the test
+        of_class = [np.flatnonzero(folder.labels == k) for k in range(len(folder.class_names))]
+        is_test = np.zeros(len(folder), bool)
+        is_test[np.concatenate([rows[::_TEST_EVERY] for rows in of_class])] = True
+        return [np.flatnonzero(~is_test), np.flatnonzero(is_test)], []
+    if TRAIN not in kinds or len(set(kinds)) < len(kinds):
+        raise Invalid(f"{folder.path}: expected one folder each of train, val and test, has {', '.join(folder.splits)}")
+    test = TEST if TEST in kinds else VALIDATION
+    left = [name for name, kind in zip(folder.splits, kinds) if kind not in (TRAIN, test)]
+    of_image = np.array([split_kind(name) for name in folder.split_of])
+    rows = [np.flatnonzero(of_image == kind) for kind in (TRAIN, test)]
+    return rows, [f"images in {left[0]} are not used"] if left else []
 
 
-def _visible_folders(path: Path) -> dict[str, Path]:
-    return {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")}
-
-
-def _classes(path: Path) -> dict[str, list[Path]]:
-    """List the image files of every class; classes and files are sorted by name."""
-    classes = {
-        name: sorted(f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS and not f.name.startswith("."))
-        for name, folder in _visible_folders(path).items()
-    }
-    if len(classes) < 2:
-        raise Invalid(f"{path}: must have a sub-folder for each of two or more classes, has {len(classes)}")
-    for name, files in classes.items():
-        if not files:
-            known = ", ".join(sorted(EXTENSIONS))
-            raise Invalid(f"{path / name}: a class without images; known extensions are {known}")
-    return classes
-
-
-def _split(classes: dict[str, list[Path]], path: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Take the first, sixth, eleventh … file of each class for the test and the others for training."""
-    for name, files in classes.items():
-        if len(files) < 2:
-            raise Invalid(f"{path / name}: a class needs two images or more to be split into train and test, has 1")
-    test = {name: files[::_TEST_EVERY] for name, files in classes.items()}
-    train = {name: [f for k, f in enumerate(files) if k % _TEST_EVERY] for name, files in classes.items()}
-    return train, test
-
-
-def read_image(path: Path, size: int) -> np.ndarray:
-    """Read an image file as an RGB array `(size, size, 3)`, uint8; `Invalid` if it is damaged."""
-    try:
-        # From a file, Pillow allocates the length that a chunk declares. From BytesIO it cannot exceed the real size.
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-    except Exception as error:  # a damaged image can raise nearly anything
-        raise Invalid(f"{path}: not a readable image: {error}") from error
-
-
-def _read_split(classes: dict[str, list[Path]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    images = np.empty((sum(map(len, classes.values())), size, size, 3), np.uint8)
-    for row, file in zip(images, (file for files in classes.values() for file in files)):
-        row[:] = read_image(file, size)
-    return images, np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+def _check_classes(folder: ImageFolder, train: np.ndarray, test: np.ndarray) -> None:
+    lacking = [name for k, name in enumerate(folder.class_names) if not ((train == k).any() and (test == k).any())]
+    if lacking and len(folder.splits) > 1:
+        needs = "training and test images must be of the same classes; only one of them has"
+        raise Invalid(f"{folder.path}: {needs} {', '.join(lacking)}")
+    if lacking:
+        needs = "a class needs two images or more to be split into train and test; there are fewer of"
+        raise Invalid(f"{folder.path}: {needs} {', '.join(lacking)}")

@@ -20,11 +20,13 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from leep.data.folder import ImageFolder, find_images
+from leep.data.picture import Resize
 from leep.errors import Invalid, LeepError, Missing
 from leep.models.arrays import StoredOutputs
-from leep.models.images import ArrayImages, FolderImages, ImageFolder, default_cache, find_images, read_images
+from leep.models.images import ArrayImages, FolderImages, default_cache, read_images
 from leep.models.known import ModelInfo, known_models
-from leep.models.model import Model, Resize, imagenet_classes, suggest
+from leep.models.model import Model, imagenet_classes, suggest
 from leep.models.outputs import Outputs, images_to_pass, measure_speed, model_outputs, speed_before
 
 __all__ = [

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from leep.data.picture import INTERPOLATIONS
 from leep.errors import Invalid, Missing
-from leep.models.model import INTERPOLATIONS, Model, digest, suggest
+from leep.models.model import Model, digest, suggest
 from leep.models.settings import preprocessing, read_settings
 
 _CLASSIFIER = "ForImageClassification"

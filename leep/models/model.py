@@ -6,54 +6,19 @@ import copy
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from leep.data.picture import Resize
 from leep.errors import Invalid
 from leep.measures._check import as_array
 from leep.sources.preprocess import normalise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _OUTPUTS = ("logits", "probabilities", "either", "none")
 _NOT_PROBABILITIES = 1e-3  # by which the sum of a row may differ from 1
-
-
-@dataclass(frozen=True)
-class Resize:
-    """How an image becomes a square of `size` pixels.
-
-    With `shorter_side` the shorter side is resized to it and the middle is cropped, as torchvision and timm do.
-    Without it the whole image is squeezed into the square.
-
-    >>> Resize(2)(Image.new("RGB", (6, 4), "white")).shape
-    (2, 2, 3)
-    """
-
-    size: int
-    shorter_side: int | None = None
-    interpolation: str = "bilinear"
-
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """An image in mode RGB → uint8 `(size, size, 3)`."""
-        size, how = self.size, INTERPOLATIONS[self.interpolation]
-        if self.shorter_side is None:
-            return np.asarray(image if image.size == (size, size) else image.resize((size, size), how))
-        width, height = image.size
-        short = min(width, height)
-        if short != self.shorter_side:
-            width, height = (self.shorter_side * side // short for side in (width, height))
-            image = image.resize((width, height), how)
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 class Model:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from leep.data.picture import INTERPOLATIONS, Resize
 from leep.errors import Invalid
-from leep.models.model import INTERPOLATIONS, Resize, suggest
+from leep.models.model import suggest
 
 KEYS = {
     "size": "pixels of a side of the input",

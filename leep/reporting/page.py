@@ -15,9 +15,8 @@ import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
 
+from leep.data.picture import Resize, read_image
 from leep.errors import Invalid
-from leep.models.images import read_image
-from leep.models.model import Resize
 from leep.reporting.answer import number, seconds
 from leep.reporting.charts import COLOURS, Series, chart, ticks
 
