@@ -15,6 +15,7 @@ from conftest import ROOT, composed, resolved
 from helpers.results import csvs
 from PIL import Image
 
+from experiments.running.measuring import open_pair
 from leep.errors import Invalid
 from leep.results import read_runs, read_setting, read_times
 
@@ -290,7 +291,7 @@ def test_damaged_data_do_not_stop_the_other_targets(run_experiment, tmp_path):
     assert done.returncode == 3 and "test.bin" in done.stderr and "images" in done.stderr
 
 
-def test_a_folder_of_images_has_its_own_name_in_the_results(run_here, tmp_path, capsys):
+def test_a_folder_of_images_has_its_own_name_in_the_results(run_here, arguments, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for k in range(4 * 12):
         path = tmp_path / "my flowers" / "abcd"[k % 4] / f"{k}.png"
@@ -306,6 +307,9 @@ def test_a_folder_of_images_has_its_own_name_in_the_results(run_here, tmp_path, 
     (folder,) = (tmp_path / "results").glob("small_balanced/*/my flowers/*")
     notes = read_setting(folder)["notes"]
     assert [f"d/{k}.png" in note for note in notes["data"]] == [True]
+    values = [v for v in arguments("small_balanced", *given, "target.folder.on_damaged=skip") if "." in v.split("=")[0]]
+    pair = open_pair(folder, values)  # as `make measures` finds it again
+    assert (pair.target.name, len(pair.data.files)) == ("my flowers", 47)
 
 
 @pytest.mark.parametrize(

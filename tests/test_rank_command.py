@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from leep.cli import main
-from leep.commands.survey import describe_images, keep_within, read_duration, take_at_most
+from leep.commands.survey import describe_images, keep_within, look_for_damage, read_duration, take_at_most
 from leep.models import find_images
 
 MODELS = """
@@ -222,6 +222,28 @@ def test_damage_that_only_decoding_finds(leep, images):
     status, out, err = rank(leep, images)
     assert (status, out) == (2, "") and "red/cut.jpg" in err and "--on-damaged skip" in err
     assert rank(leep, images, "--on-damaged", "skip")[0] == 0
+
+
+def test_where_one_file_is_damaged_all_are_looked_at(leep, images):
+    (images / "red" / "empty.png").touch()
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(images / "red" / "cut.jpg")
+    data = (images / "red" / "cut.jpg").read_bytes()
+    (images / "red" / "cut.jpg").write_bytes(data[: len(data) // 2])  # its header is sound
+    assert look_for_damage(find_images(images)).keys() == {"red/cut.jpg", "red/empty.png"}
+    assert look_for_damage(find_images(images), seconds=0) == {}
+
+
+def test_a_table_of_files_and_labels(leep, images):
+    rows = [f"{file.relative_to(images.parent)},{file.parent.name}" for file in sorted(images.glob("*/*.png"))]
+    Image.new("RGBA", (20, 20), (200, 40, 40, 9)).save(images.parent / rows[-1].split(",")[0])
+    (images.parent / "labels.csv").write_text("\n".join(["filename,label", *rows]))
+    status, _, err = rank(leep, "labels.csv")
+    assert status == 0 and err.startswith("20 images of 2 classes")
+    assert "note: 1 of 20 images is transparent" in err
+    (images.parent / "labels.csv").write_text("\n".join(["filename,label", *rows, "images/none.png,red"]))
+    status, _, err = rank(leep, "labels.csv", "--output", "again")
+    assert status == 2 and "none.png" in err
 
 
 def test_copies_are_a_warning(leep, images):
