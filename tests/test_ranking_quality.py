@@ -181,14 +181,20 @@ def test_models_within_noise_by_hand():
     assert _value(close, "check", "regret_of_clear_winner") is None
 
 
+def test_what_a_predictor_costs_beside_the_check():
+    scores, truths = _results([0.5, 0.9, 0.7], [0.8, 0.6, 0.7], leep=[-1.0, -3.0, -1.0])
+    found = evaluate(scores, truths)
+    assert _value(found, "leep", "regret_over_check") == pytest.approx(0.05 - 0.2)
+    assert _value(found, "check", "regret_over_check") is None
+
+
 def test_intervals_are_over_targets():
-    names = ["a", "b", "c", "d"]
-    regrets = [0.0, 0.0, 0.2, 0.4]
-    rows = pd.DataFrame({"target": names, "size": "5", "method": "m", "predictor": "p", "statistic": "regret"})
-    summary = summarise(rows.assign(value=regrets)).iloc[0]
-    assert summary.value == pytest.approx(0.15) and summary.n_targets == 4
-    assert summary.low == 0 and 0.25 <= summary.high <= 0.4  # of four with replacement: all the first two in 1 of 16
-    assert summarise(rows.assign(value=regrets)[:1])[["low", "high"]].isna().all(axis=None)
+    rows = pd.DataFrame({"target": [*"abcde"], "size": "5", "method": "m", "predictor": "p", "statistic": "regret"})
+    summary = summarise(rows.assign(value=[0.0, 0.0, 0.0, 0.0, 0.5])).iloc[0]
+    assert summary.value == pytest.approx(0.1) and summary.n_targets == 5
+    # of five drawn targets k are the last one: P(k = 0) = 0.8⁵ = 0.33, P(k ≤ 2) = 0.942, P(k ≤ 3) = 0.993
+    assert (summary.low, summary.high) == (0, pytest.approx(0.3))
+    assert summarise(rows.assign(value=0.2)[:4])[["low", "high"]].isna().all(axis=None)
 
 
 # The run
@@ -250,9 +256,13 @@ def test_impossible_values_are_refused(override, message):
         QualityConfig.of(composed(*SMALL, override))
 
 
-def test_the_table_has_a_row_a_predictor():
+def test_the_table_has_a_row_a_predictor_the_least_regret_first():
     scores, truths = _results([0.5, 0.9, 0.7], [0.8, 0.6, 0.7], leep=[-1.0, -3.0, -1.0])
     text = to_markdown(summarise(evaluate(scores, truths)), ["few images"], {"targets": 1, "candidates": 3})
-    (row,) = {line for line in text.splitlines() if line.startswith("| LEEP")}
-    assert [cell.strip() for cell in row.split("|")[2:6]] == ["50%", "5.0", "—", "1"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    header = ["Predictor", "Regret, 5", "Regret, all", "First is best, 5", "First is best, all"]
+    assert rows[0] == [*header, "Weighted τ, 5", "Weighted τ, all", "Targets"]
+    by_name = {row[0]: row[1:] for row in rows[2:]}
+    assert by_name["LEEP"] == ["5.0", "5.0", "50%", "50%", "—", "—", "1"]
+    assert [*by_name].index("LEEP") < [*by_name].index("Check (cross-validated head)")  # 20 points
     assert "few images" in text and "1 targets, 3 candidates" in text

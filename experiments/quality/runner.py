@@ -25,6 +25,7 @@ from leep.errors import Invalid, LeepError, Missing
 from leep.machine import versions
 from leep.measures import check_measure, score_task
 from leep.models import Model, expand_specs, model_outputs, open_model
+from leep.models.model import suggest
 from leep.probe import held_out, probe
 from leep.progress import progress
 from leep.results import Table, open_folder, setting_hash
@@ -87,7 +88,8 @@ class QualityConfig:
             check_measure(measure)
         for target in cfg.targets:
             if target not in TARGETS:
-                raise ValueError(f"targets must be among {', '.join(TARGETS)}, got {target!r}")
+                near = suggest(target, TARGETS)
+                raise ValueError(f"targets must be among {', '.join(TARGETS)}, got {target!r}{near}")
         for count in cfg.per_class:
             check_integer("per_class", count, 2)
         for name in ("retrain_head", "fine_tune"):

@@ -36,7 +36,9 @@ SUPERCLASSES = {
     "vehicles 1": (8, 13, 48, 58, 90),
     "vehicles 2": (41, 69, 81, 85, 89),
 }
-TARGETS = ("superclasses", "fashion_mnist", "digits", "cifar10", "cifar100")
+# `superclasses` are all twenty; `cifar100` is the whole of their images.
+SUPERCLASS_TARGETS = {f"cifar100 {name}": classes for name, classes in SUPERCLASSES.items()}
+TARGETS = ("superclasses", "fashion_mnist", "digits", "cifar10", "cifar100", *SUPERCLASS_TARGETS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,7 @@ def _draw(labels: np.ndarray, classes: Sequence[int], most: int | None, rng: np.
 def find_targets(
     name: str, images: Mapping[str, Sequence[int]], seed: int, root: str | None = None
 ) -> Iterator[LabelledImages]:
-    """The targets of a name of `TARGETS`: one, or the twenty superclasses of CIFAR-100.
+    """The targets of a name of `TARGETS`.
 
     CIFAR-100 as a whole is made of the images of its superclasses, so that they are passed once.
 
@@ -112,11 +114,11 @@ def find_targets(
     Missing
         If the data are not here.
     """
-    if name in ("superclasses", "cifar100"):
-        data = load_data("cifar100", root=root)
-        most = images.get("superclasses")
-        found = [draw_images(f"cifar100 {n}", data, classes, most, seed) for n, classes in SUPERCLASSES.items()]
-        yield from found if name == "superclasses" else [_join(name, found)]
+    if name in ("superclasses", "cifar100", *SUPERCLASS_TARGETS):
+        data, most = load_data("cifar100", root=root), images.get("superclasses")
+        names = [name] if name in SUPERCLASS_TARGETS else list(SUPERCLASS_TARGETS)
+        found = [draw_images(n, data, SUPERCLASS_TARGETS[n], most, seed) for n in names]
+        yield from [_join(name, found)] if name == "cifar100" else found
         return
     data = read_digits() if name == "digits" else load_data(name, root=root)
     yield draw_images(name, data, range(len(data.class_names)), images.get(name), seed)

@@ -25,6 +25,7 @@ from experiments.reporting.figures import STYLE
 from experiments.reporting.predictors import label
 from experiments.reporting.readme import updated
 from experiments.reporting.render import markdown_lines, signed
+from experiments.reporting.selection import MIN_CANDIDATES
 from leep.errors import Missing
 from leep.files import write_atomically
 from leep.results import read_rows, read_setting
@@ -32,7 +33,7 @@ from leep.standings import Standings, resampled_means
 from leep.statistics import weighted_kendall
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ranking_quality.md"
-FEWEST = 5  # candidates, below which there is no correlation
+MIN_TARGETS = 5  # an interval over fewer says nothing
 N_RESAMPLES = 2_000  # of targets, for intervals
 N_NOISE = 500  # of images
 CHECK = "check"
@@ -98,7 +99,21 @@ def evaluate(scores: pd.DataFrame, truths: pd.DataFrame) -> pd.DataFrame:
             sizes = [str(size), *(["all"] if size == of_target.per_class.max() else [])]
             parts += [mean.assign(target=target, method=method, size=s) for s in sizes]
     columns = ["target", "size", "method", "predictor", "statistic", "value"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    evaluated = pd.concat(parts, ignore_index=True)[columns]
+    return pd.concat([evaluated, _beside_check(evaluated)], ignore_index=True)
+
+
+def _beside_check(evaluated: pd.DataFrame) -> pd.DataFrame:
+    """On each target, how much more accuracy than with the check is lost by following a predictor."""
+    regrets = evaluated[evaluated.statistic == "regret"]
+    of_check = regrets[regrets.predictor == CHECK].drop(columns=["predictor", "statistic"])
+    joined = regrets[regrets.predictor != CHECK].merge(
+        of_check, on=["target", "size", "method"], suffixes=("", "_of_check")
+    )
+    more = joined.assign(statistic="regret_over_check", value=joined.value - joined.value_of_check)
+    return more.drop(columns="value_of_check")
 
 
 def _of_measures(predicted: pd.DataFrame, reached: np.ndarray) -> Iterator[tuple[str, str, float]]:
@@ -107,7 +122,7 @@ def _of_measures(predicted: pd.DataFrame, reached: np.ndarray) -> Iterator[tuple
         if np.isnan(values).any():
             continue
         yield from _choice(predictor, values, reached)
-        if len(values) >= FEWEST and (tau := weighted_kendall(values, reached, n_resamples=2).r) is not None:
+        if len(values) >= MIN_CANDIDATES and (tau := weighted_kendall(values, reached, n_resamples=2).r) is not None:
             yield predictor, "tau", tau
 
 
@@ -151,13 +166,14 @@ def summarise(evaluated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `size`, `method`, `predictor`, `statistic`, `value`, `low`, `high`, `n_targets`. One target has no interval.
+        `size`, `method`, `predictor`, `statistic`, `value`, `low`, `high`, `n_targets`. There is no interval over
+        fewer than five targets.
     """
     rows = []
     for name, group in evaluated.groupby(["size", "method", "predictor", "statistic"]):
         values = group.sort_values("target").value.to_numpy()
         low = high = None
-        if len(values) > 1:
+        if len(values) >= MIN_TARGETS:
             drawn = np.random.default_rng(seed).integers(0, len(values), (N_RESAMPLES, len(values)))
             low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
         rows.append((*name, values.mean(), low, high, len(values)))
@@ -165,61 +181,61 @@ def summarise(evaluated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 
 
-def _look_up(summary: pd.DataFrame, size: str, method: str) -> pd.DataFrame:
-    """The statistics of a size and a method by predictor, the least regret first."""
-    of_size = summary[(summary["size"] == size) & (summary.method == method)]
-    wide = of_size.pivot(index="predictor", columns="statistic", values=["value", "low", "high", "n_targets"])
-    return wide.sort_values(("value", "regret")) if len(wide) else wide
-
-
 def to_markdown(summary: pd.DataFrame, deviations: list[str], counts: dict[str, int]) -> str:
-    """A table for each method and size."""
+    """For each method a table with a row a predictor, and what the check says of its own certainty."""
     said = ", ".join(f"{n} {what}" for what, n in counts.items())
-    parts = [f"From {said}. Restricted: {'; '.join(deviations)}. In brackets: 95 % bootstrap intervals over targets."]
-    sizes = sorted({*summary["size"]} - {"all"}, key=int)
+    parts = [
+        f"From {said}. Restricted: {'; '.join(deviations)}. In brackets: 95 % bootstrap intervals over targets, where "
+        f"there are at least {MIN_TARGETS}. `all` are all training images of a target, whatever their number."
+    ]
     for method, title in METHODS.items():
-        for size in [*sizes, "all"]:
-            wide = _look_up(summary, size, method)
-            if wide.empty:
-                continue
-            images = "all training images that there are" if size == "all" else f"{size} images a class"
-            parts.append(f"### Against {title}, from {images}")
-            parts.append("\n".join(markdown_lines(_table(wide))))
-            parts += _certainty(wide)
+        of_method = summary[summary.method == method]
+        if len(of_method):
+            parts += [f"### Against {title}", "\n".join(markdown_lines(_table(of_method))), _certainty(of_method)]
     return "\n\n".join(parts)
 
 
-def _table(wide: pd.DataFrame) -> list[list[str]]:
-    rows = [["Predictor", "First is best", "Regret, points", "Weighted τ", "Targets"]]
-    for predictor, row in wide.iterrows():
-
-        def cell(statistic: str, form: Callable[[float], str], row: pd.Series = row) -> str:
-            value, low, high = (row.get((part, statistic)) for part in ("value", "low", "high"))
-            if value is None or pd.isna(value):
-                return "—"
-            return form(value) + ("" if pd.isna(low) else f" [{form(low)}, {form(high)}]")
-
-        cells = [
-            cell("first_is_best", "{:.0%}".format),
-            cell("regret", lambda v: f"{100 * v:.1f}"),
-            cell("tau", signed),
-        ]
-        rows.append([LABELS.get(predictor, label(predictor)), *cells, str(int(row["n_targets", "regret"]))])
+def _table(summary: pd.DataFrame) -> list[list[str]]:
+    """Regret at each size, the share of right choices and τ at the smallest and from all images; least regret first."""
+    sizes = [*sorted({*summary["size"]} - {"all"}, key=int), "all"]
+    cells = {(row.predictor, row.statistic, row.size): row for row in summary.itertuples()}
+    ends = [sizes[0], "all"]
+    columns = [
+        *(("regret", size, f"Regret, {size}", lambda v: f"{100 * v:.1f}") for size in sizes),
+        *(("first_is_best", size, f"First is best, {size}", "{:.0%}".format) for size in ends),
+        *(("tau", size, f"Weighted τ, {size}", lambda v: signed(v, 2)) for size in ends),
+    ]
+    known = summary[(summary.statistic == "regret") & (summary["size"] == "all")]
+    rows = [["Predictor", *(title for _, _, title, _ in columns), "Targets"]]
+    for predictor in known.sort_values(["value", "predictor"]).predictor:
+        texts = [_cell(cells.get((predictor, statistic, size)), form) for statistic, size, _, form in columns]
+        rows.append([_label(predictor), *texts, str(cells[predictor, "regret", "all"].n_targets)])
     return rows
 
 
-def _certainty(wide: pd.DataFrame) -> Iterator[str]:
-    if CHECK not in wide.index or ("value", "clear_winner") not in wide:
-        return
-    row = wide.loc[CHECK]["value"]
-    text = (
-        f"The check names a clear winner in {row.clear_winner:.0%} of the cases, "
-        f"else {row.n_within_noise:.1f} models on average lie within noise; "
-        f"the best model is among them in {row.best_within_noise:.0%}."
-    )
-    if pd.notna(row.get("regret_of_clear_winner")):
-        text += f" A clear winner costs {100 * row.regret_of_clear_winner:.1f} points."
-    yield text
+def _cell(row, form: Callable[[float], str]) -> str:
+    if row is None:
+        return "—"
+    return form(row.value) + ("" if pd.isna(row.low) else f" [{form(row.low)}, {form(row.high)}]")
+
+
+def _certainty(summary: pd.DataFrame) -> str:
+    sentences = []
+    for size in [*sorted({*summary["size"]} - {"all"}, key=int), "all"]:
+        row = summary[(summary.predictor == CHECK) & (summary["size"] == size)].set_index("statistic").value
+        images = "all" if size == "all" else f"{size} images a class"
+        text = (
+            f"From {images}: a clear winner in {row.clear_winner:.0%} of the cases, {row.n_within_noise:.1f} models "
+            f"within noise on average, the best among them in {row.best_within_noise:.0%}"
+        )
+        if "regret_of_clear_winner" in row:
+            text += f"; a clear winner costs {100 * row.regret_of_clear_winner:.1f} points"
+        sentences.append(f"- {text}.")
+    return "What the check says of its own certainty:\n\n" + "\n".join(sentences)
+
+
+def _label(predictor: str) -> str:
+    return LABELS.get(predictor, label(predictor))
 
 
 def draw_regret(ax: plt.Axes, summary: pd.DataFrame, method: str = "converged_head") -> plt.Axes:
@@ -231,7 +247,7 @@ def draw_regret(ax: plt.Axes, summary: pd.DataFrame, method: str = "converged_he
         style = (
             {"linestyle": ":", "color": "0.5", "marker": ".<>"[k % 3]} if predictor in BASELINES else {"marker": "o"}
         )
-        ax.plot(part.n, 100 * part.value, label=LABELS.get(predictor, label(predictor)), markersize=3, **style)
+        ax.plot(part.n, 100 * part.value, label=_label(predictor), markersize=3, **style)
     ax.set(xscale="log", xlabel="Training images a class", ylabel="Regret, points of accuracy")
     ax.set_xticks(ticks := sorted({*rows["size"].astype(int)}), map(str, ticks))
     ax.legend(fontsize=5)
@@ -247,7 +263,7 @@ def draw_tau(ax: plt.Axes, summary: pd.DataFrame, size: str = "all") -> plt.Axes
         y = np.array([order.index(p) for p in part.index]) + 0.22 * (1 - k)
         error = np.abs(part[["low", "high"]].to_numpy().T - part.value.to_numpy())
         ax.errorbar(part.value, y, xerr=np.nan_to_num(error), fmt="o^s"[k], markersize=3, linewidth=1, label=title)
-    ax.set(xlabel="Weighted τ", yticks=range(len(order)), yticklabels=[LABELS.get(p, label(p)) for p in order])
+    ax.set(xlabel="Weighted τ", yticks=range(len(order)), yticklabels=[_label(p) for p in order])
     ax.legend(fontsize=5)
     return ax
 
