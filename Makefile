@@ -67,11 +67,15 @@ report: env  ## write the report of the results (RESULTS=DIR: of that folder)
 measures: env  ## score every measure on the runs whose pass is cached, write measures.{csv,md} and the picture (RESULTS=DIR)
 	$(python) -m experiments.running.measuring $(results) $(ARGS)
 
+quality: env  ## write the table and the figures of experiment=ranking_quality (RESULTS=DIR)
+	$(python) -m experiments.reporting.ranking_quality $(results)
+
 readme: env  ## write table and figures of results/reference anew, there and in README.md
 	$(python) -m experiments.reporting.table1 results/reference
 	$(python) -m experiments.reporting.figures results/reference
 	$(python) -m experiments.reporting.selection results/reference
 	$(python) -m experiments.reporting.extended results/reference
+	$(python) -m experiments.reporting.ranking_quality results/reference --page
 	$(python) -m experiments.reporting.readme
 
 bench: env  ## measure speed: measures, heads, forward, pass, training, growth (ARGS=heads: that alone)
@@ -119,4 +123,4 @@ help:  ## print this
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-12s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: env data imagenet lock table1 plan figures report measures readme bench test test-slow test-torch test-library wheel lint format clean distclean help
+.PHONY: env data imagenet lock table1 plan figures report measures quality readme bench test test-slow test-torch test-library wheel lint format clean distclean help

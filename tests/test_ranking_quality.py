@@ -7,7 +7,15 @@ from conftest import composed
 
 from experiments.quality.runner import QualityConfig, draw_rows, pack, run, unpack
 from experiments.quality.targets import SUPERCLASSES, LabelledImages, draw_images, find_targets, read_digits
-from experiments.reporting.ranking_quality import evaluate, find_folder, read, summarise, to_markdown, write
+from experiments.reporting.ranking_quality import (
+    evaluate,
+    evaluate_all,
+    find_folder,
+    read,
+    summarise,
+    to_markdown,
+    write,
+)
 from leep.errors import Invalid, Missing
 from leep.probe import held_out
 from leep.statistics import weighted_kendall
@@ -181,6 +189,15 @@ def test_models_within_noise_by_hand():
     assert _value(close, "check", "regret_of_clear_winner") is None
 
 
+def test_models_of_imagenet_are_looked_at_alone_too():
+    scores, truths = _results([0.5, 0.9, 0.7], [0.8, 0.6, 0.7])
+    for table in (scores, truths):
+        table["candidate"] = table.candidate.replace({"a": "gluon:cifar_resnet20_v1"})
+    found = evaluate_all(scores, truths)
+    regrets = {models: _value(part, "check", "regret") for models, part in found.groupby("models")}
+    assert regrets == {"all": pytest.approx(0.2), "ImageNet": pytest.approx(0.1)}
+
+
 def test_what_a_predictor_costs_beside_the_check():
     scores, truths = _results([0.5, 0.9, 0.7], [0.8, 0.6, 0.7], leep=[-1.0, -3.0, -1.0])
     found = evaluate(scores, truths)
@@ -190,6 +207,7 @@ def test_what_a_predictor_costs_beside_the_check():
 
 def test_intervals_are_over_targets():
     rows = pd.DataFrame({"target": [*"abcde"], "size": "5", "method": "m", "predictor": "p", "statistic": "regret"})
+    rows["models"] = "all"
     summary = summarise(rows.assign(value=[0.0, 0.0, 0.0, 0.0, 0.5])).iloc[0]
     assert summary.value == pytest.approx(0.1) and summary.n_targets == 5
     # of five drawn targets k are the last one: P(k = 0) = 0.8⁵ = 0.33, P(k ≤ 2) = 0.942, P(k ≤ 3) = 0.993
@@ -258,7 +276,7 @@ def test_impossible_values_are_refused(override, message):
 
 def test_the_table_has_a_row_a_predictor_the_least_regret_first():
     scores, truths = _results([0.5, 0.9, 0.7], [0.8, 0.6, 0.7], leep=[-1.0, -3.0, -1.0])
-    text = to_markdown(summarise(evaluate(scores, truths)), ["few images"], {"targets": 1, "candidates": 3})
+    text = to_markdown(summarise(evaluate_all(scores, truths)), ["few images"], {"targets": 1, "candidates": 3})
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     header = ["Predictor", "Regret, 5", "Regret, all", "First is best, 5", "First is best, all"]
     assert rows[0] == [*header, "Weighted τ, 5", "Weighted τ, all", "Targets"]

@@ -8,7 +8,9 @@ accuracy lost by following it.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import matplotlib
@@ -43,6 +45,10 @@ BASELINES = {
     "test_noise": "The truth itself, with other test images",
 }
 LABELS = {CHECK: "Check (cross-validated head)", **BASELINES}
+MODELS = {  # among which the ranking chooses: the glob patterns of the candidates that are left out
+    "all": (),
+    "ImageNet": ("*cifar*",),
+}
 METHODS = {
     "converged_head": "heads trained to convergence",
     "retrain_head": "heads re-trained as in the paper",
@@ -63,6 +69,16 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if scores.empty or truths.empty:
         raise Missing(f"{folder} holds no results; run python run.py experiment={EXPERIMENT}")
     return scores.rename(columns={"accuracy": CHECK}), truths
+
+
+def evaluate_all(scores: pd.DataFrame, truths: pd.DataFrame) -> pd.DataFrame:
+    """`evaluate` among all candidates, and among those of each of `MODELS`, which the column `models` names."""
+    parts = []
+    for models, patterns in MODELS.items():
+        kept = [c for c in scores.candidate.unique() if not any(fnmatch(c, pattern) for pattern in patterns)]
+        part = evaluate(scores[scores.candidate.isin(kept)], truths[truths.candidate.isin(kept)])
+        parts.append(part.assign(models=models))
+    return pd.concat(parts, ignore_index=True)
 
 
 def evaluate(scores: pd.DataFrame, truths: pd.DataFrame) -> pd.DataFrame:
@@ -166,18 +182,19 @@ def summarise(evaluated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `size`, `method`, `predictor`, `statistic`, `value`, `low`, `high`, `n_targets`. There is no interval over
-        fewer than five targets.
+        `models`, `size`, `method`, `predictor`, `statistic`, `value`, `low`, `high`, `n_targets`. There is no interval
+        over fewer than five targets.
     """
     rows = []
-    for name, group in evaluated.groupby(["size", "method", "predictor", "statistic"]):
+    keys = ["models", "size", "method", "predictor", "statistic"]
+    for name, group in evaluated.groupby(keys):
         values = group.sort_values("target").value.to_numpy()
         low = high = None
         if len(values) >= MIN_TARGETS:
             drawn = np.random.default_rng(seed).integers(0, len(values), (N_RESAMPLES, len(values)))
             low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
         rows.append((*name, values.mean(), low, high, len(values)))
-    columns = ["size", "method", "predictor", "statistic", "value", "low", "high", "n_targets"]
+    columns = [*keys, "value", "low", "high", "n_targets"]
     return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 
 
@@ -188,10 +205,11 @@ def to_markdown(summary: pd.DataFrame, deviations: list[str], counts: dict[str, 
         f"From {said}. Restricted: {'; '.join(deviations)}. In brackets: 95 % bootstrap intervals over targets, where "
         f"there are at least {MIN_TARGETS}. `all` are all training images of a target, whatever their number."
     ]
-    for method, title in METHODS.items():
-        of_method = summary[summary.method == method]
-        if len(of_method):
-            parts += [f"### Against {title}", "\n".join(markdown_lines(_table(of_method))), _certainty(of_method)]
+    for (method, title), models in itertools.product(METHODS.items(), MODELS):
+        part = summary[(summary.method == method) & (summary.models == models)]
+        if len(part):
+            among = "" if models == "all" else f", among the models of {models} alone"
+            parts += [f"### Against {title}{among}", "\n".join(markdown_lines(_table(part))), _certainty(part)]
     return "\n\n".join(parts)
 
 
@@ -239,49 +257,50 @@ def _label(predictor: str) -> str:
 
 
 def draw_regret(ax: plt.Axes, summary: pd.DataFrame, method: str = "converged_head") -> plt.Axes:
-    """Regret against the number of images a class that the ranking saw."""
-    rows = summary[(summary.method == method) & (summary.statistic == "regret") & (summary["size"] != "all")]
-    shown = [CHECK, "leep", "nce", "logme", "h_score_shrunk", "best_elsewhere", "random", "test_noise"]
-    for k, predictor in enumerate(p for p in shown if p in {*rows.predictor}):
-        part = rows[rows.predictor == predictor].assign(n=lambda r: r["size"].astype(int)).sort_values("n")
-        style = (
-            {"linestyle": ":", "color": "0.5", "marker": ".<>"[k % 3]} if predictor in BASELINES else {"marker": "o"}
-        )
-        ax.plot(part.n, 100 * part.value, label=_label(predictor), markersize=3, **style)
-    ax.set(xscale="log", xlabel="Training images a class", ylabel="Regret, points of accuracy")
-    ax.set_xticks(ticks := sorted({*rows["size"].astype(int)}), map(str, ticks))
-    ax.legend(fontsize=5)
-    return ax
+    """Regret of each predictor from the fewest images a class and from all, with intervals."""
+    rows = summary[(summary.method == method) & (summary.statistic == "regret") & (summary.models == "all")]
+    few = min({*rows["size"]} - {"all"}, key=int)
+    series = {f"from {few} images a class": rows[rows["size"] == few], "from all": rows[rows["size"] == "all"]}
+    order = series["from all"].sort_values("value", ascending=False).predictor.tolist()
+    return _draw_dots(ax, series, order, "Regret, points of accuracy", 100)
 
 
 def draw_tau(ax: plt.Axes, summary: pd.DataFrame, size: str = "all") -> plt.Axes:
-    """Weighted τ of each predictor with its interval, against each method."""
-    rows = summary[(summary.statistic == "tau") & (summary["size"] == size)]
+    """Weighted τ of each predictor against each method, with intervals."""
+    rows = summary[(summary.statistic == "tau") & (summary["size"] == size) & (summary.models == "all")]
+    series = {title: rows[rows.method == method] for method, title in METHODS.items() if method in {*rows.method}}
     order = rows[rows.method == "converged_head"].sort_values("value").predictor.tolist()
-    for k, (method, title) in enumerate(METHODS.items()):
-        part = rows[rows.method == method].set_index("predictor").reindex(order).dropna(subset="value")
-        y = np.array([order.index(p) for p in part.index]) + 0.22 * (1 - k)
-        error = np.abs(part[["low", "high"]].to_numpy().T - part.value.to_numpy())
-        ax.errorbar(part.value, y, xerr=np.nan_to_num(error), fmt="o^s"[k], markersize=3, linewidth=1, label=title)
-    ax.set(xlabel="Weighted τ", yticks=range(len(order)), yticklabels=[_label(p) for p in order])
-    ax.legend(fontsize=5)
+    return _draw_dots(ax, series, order, "Weighted τ", 1)
+
+
+def _draw_dots(ax: plt.Axes, series: dict[str, pd.DataFrame], order: list[str], text: str, unit: float) -> plt.Axes:
+    """A row a predictor, the last of `order` on top, with a point and an interval of each series."""
+    for k, (title, rows) in enumerate(series.items()):
+        part = rows.set_index("predictor").reindex(order).dropna(subset="value")
+        y = np.array([order.index(p) for p in part.index]) + 0.22 * (0.5 * (len(series) - 1) - k)
+        error = np.nan_to_num(np.abs(part[["low", "high"]].to_numpy().T - part.value.to_numpy()))
+        ax.errorbar(unit * part.value, y, xerr=unit * error, fmt="o^s"[k], markersize=3, linewidth=1, label=title)
+    ax.set(xlabel=text, yticks=range(len(order)), yticklabels=[_label(p) for p in order])
+    if series:
+        ax.legend(fontsize=5)
     return ax
 
 
 def write(results: Path, folder: Path) -> str:
     """Write `quality.csv`, `quality.md` and two figures beside the run; returns the text."""
     scores, truths = read(folder)
-    evaluated = evaluate(scores, truths)
-    summary = summarise(evaluated)
+    summary = summarise(evaluate_all(scores, truths))
+    if summary.empty:
+        raise Missing(f"{folder} holds no target with two candidates; python run.py experiment={EXPERIMENT} adds some")
     deviations = read_setting(folder)["notes"]["deviations"]
     counts = {"targets": scores.target.nunique(), "candidates": scores.candidate.nunique()}
     text = to_markdown(summary, deviations, counts)
     place = results / EXPERIMENT
     write_atomically(place / "quality.csv", summary.to_csv(index=False, float_format="%.6g").encode())
     write_atomically(place / "quality.md", f"# Is the ranking right?\n\n{text}\n".encode())
-    for name, draw, height in (("regret", draw_regret, 2.6), ("tau", draw_tau, 3.6)):
+    for name, draw in (("regret", draw_regret), ("tau", draw_tau)):
         with plt.style.context(STYLE):
-            fig, ax = plt.subplots(figsize=(4.6, height), layout="constrained")
+            fig, ax = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
             draw(ax, summary)
             fig.savefig(place / f"{name}.png", metadata={"Software": None})
             plt.close(fig)
