@@ -71,7 +71,8 @@ def _run(cfg: DictConfig) -> None:
 
 
 def _run_ranking_quality(cfg: DictConfig) -> None:
-    from experiments.quality.runner import QualityConfig, run
+    from experiments.quality.config import QualityConfig
+    from experiments.quality.runner import run
     from experiments.reporting.ranking_quality import write
     from leep.errors import Invalid
 

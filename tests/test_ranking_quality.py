@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from conftest import composed
 
-from experiments.quality.runner import QualityConfig, draw_rows, pack, run, unpack
+from experiments.quality.config import QualityConfig
+from experiments.quality.runner import draw_rows, pack, run, unpack
 from experiments.quality.targets import SUPERCLASSES, LabelledImages, draw_images, find_targets, read_digits
 from experiments.reporting.ranking_quality import (
     evaluate,
@@ -267,6 +268,9 @@ def test_what_is_missing_is_left_out_or_refused(tmp_path, capsys):
         ("candidates=[]", "candidates must be a list"),
         ("per_class=[1]", "per_class must be an integer"),
         ("by_scale.smoke.draws=0", "draws must be an integer"),
+        ("fine_tuned.targets=[cifar100 flower]", "did you mean cifar100 flowers"),
+        ("fine_tuned.candidates=[onnx:a.onnx]", "must be networks of GluonCV"),
+        ("engine=torch", "engine must be gluon"),
     ],
 )
 def test_impossible_values_are_refused(override, message):

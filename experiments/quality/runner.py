@@ -13,135 +13,28 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
-from experiments.quality.targets import EXPERIMENT, TARGETS, LabelledImages, find_targets
+from experiments.quality.config import QualityConfig
+from experiments.quality.targets import EXPERIMENT, LabelledImages, find_targets
 from leep.errors import Invalid, LeepError, Missing
 from leep.machine import versions
-from leep.measures import check_measure, score_task
+from leep.measures import score_task
 from leep.models import Model, expand_specs, model_outputs, open_model
-from leep.models.model import suggest
 from leep.probe import held_out, probe
 from leep.progress import progress
-from leep.results import Table, open_folder, setting_hash
+from leep.results import Table, open_folder
 from leep.sources.preprocess import Preprocessing
 from leep.tasks import SAMPLING, TRAINING, task_rng
-from leep.transfer.fine_tune import FineTune
-from leep.transfer.method import check_integer, create_method
-from leep.transfer.retrain_head import RetrainHead, train_head
+from leep.transfer.retrain_head import train_head
 
 SCORES = ["target", "per_class", "draw", "candidate", "n_images", "n_features", "accuracy", "correct"]  # and measures
 TRUTHS = ["target", "candidate", "method", "n_train", "n_test", "accuracy", "correct"]
 METHODS = ("converged_head", "retrain_head", "fine_tune")
 PACKAGES = ("numpy", "scipy", "mxnet", "gluoncv", "onnxruntime", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class QualityConfig:
-    """All that the experiment runs with; `conf/experiment/ranking_quality.yaml` explains it."""
-
-    seed: int
-    scale: str
-    measures: tuple[str, ...]
-    candidates: tuple[str, ...]
-    trained_on: Mapping[str, Sequence[str]]
-    targets: tuple[str, ...]
-    per_class: tuple[int, ...]
-    images: Mapping[str, Sequence[int]]
-    draws: int
-    epochs: Mapping[str, int]
-    retrain_head: RetrainHead
-    fine_tune: FineTune
-    fine_tuned: Mapping[str, Sequence[str]]
-    results: Path
-    cache: Path
-    data_root: str | None
-    strict: bool
-
-    @classmethod
-    def of(cls, cfg: DictConfig) -> QualityConfig:
-        """Check a configuration that Hydra has composed.
-
-        Raises
-        ------
-        Invalid
-            For an unknown name and for an impossible value; names the choices.
-        """
-        try:
-            return cls._of(cfg)
-        except ValueError as error:
-            raise Invalid(str(error)) from error
-
-    @classmethod
-    def _of(cls, cfg: DictConfig) -> QualityConfig:
-        values = OmegaConf.to_container(cfg)
-        check_integer("seed", cfg.seed, 0)
-        for key in ("measures", "candidates", "targets", "per_class"):
-            if not isinstance(values[key], list) or not values[key]:
-                raise ValueError(f"{key} must be a list, e.g. '{key}=[…]', got {values[key]!r}")
-        for measure in cfg.measures:
-            check_measure(measure)
-        for target in cfg.targets:
-            if target not in TARGETS:
-                near = suggest(target, TARGETS)
-                raise ValueError(f"targets must be among {', '.join(TARGETS)}, got {target!r}{near}")
-        for count in cfg.per_class:
-            check_integer("per_class", count, 2)
-        for name in ("retrain_head", "fine_tune"):
-            if name not in cfg.method:
-                raise ValueError(f"method must hold retrain_head and fine_tune, got {', '.join(cfg.method)}")
-        own = values["by_scale"][cfg.scale.name]
-        check_integer("draws", own["draws"], 1)
-        return cls(
-            seed=cfg.seed,
-            scale=cfg.scale.name,
-            measures=tuple(values["measures"]),
-            candidates=tuple(values["candidates"]),
-            trained_on=values["trained_on"],
-            targets=tuple(values["targets"]),
-            per_class=tuple(sorted(values["per_class"])),
-            images=own["images"],
-            draws=own["draws"],
-            epochs=own["epochs"],
-            retrain_head=create_method("retrain_head", values["method"]["retrain_head"]),
-            fine_tune=create_method("fine_tune", values["method"]["fine_tune"]),
-            fine_tuned=values["fine_tuned"],
-            results=Path(cfg.paths.results).expanduser(),
-            cache=Path(cfg.paths.cache).expanduser().absolute(),
-            data_root=cfg.data.root,
-            strict=cfg.strict,
-        )
-
-    def setting(self) -> dict:
-        """What determines the rows; further targets, candidates and sizes are further rows."""
-        return {
-            "experiment": EXPERIMENT,
-            "seed": self.seed,
-            "measures": list(self.measures),
-            "images": {name: list(most) for name, most in self.images.items()},
-            "draws": self.draws,
-            "epochs": dict(self.epochs),
-            "retrain_head": self._options(self.retrain_head),
-            "fine_tune": self._options(self.fine_tune),
-        }
-
-    @staticmethod
-    def _options(method: RetrainHead | FineTune) -> dict:
-        return {key: value for key, value in vars(method).items() if key != "implementation"}
-
-    def folder(self) -> Path:
-        """Where the rows stand."""
-        return self.results / EXPERIMENT / f"seed{self.seed}-{setting_hash(self.setting())}"
-
-    def deviations(self) -> list[str]:
-        """What restricts the images and the training, in words that stand beside each number."""
-        found = [f"{n}: at most {a} training and {b} test images a class" for n, (a, b) in self.images.items()]
-        return [*found, f"fine-tuned for {self.epochs['fine_tune']} epochs"]
 
 
 def run(config: QualityConfig) -> Path:

@@ -78,7 +78,7 @@ def evaluate_all(scores: pd.DataFrame, truths: pd.DataFrame) -> pd.DataFrame:
         kept = [c for c in scores.candidate.unique() if not any(fnmatch(c, pattern) for pattern in patterns)]
         part = evaluate(scores[scores.candidate.isin(kept)], truths[truths.candidate.isin(kept)])
         parts.append(part.assign(models=models))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def evaluate(scores: pd.DataFrame, truths: pd.DataFrame) -> pd.DataFrame:
