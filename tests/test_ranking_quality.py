@@ -260,6 +260,13 @@ def test_what_is_missing_is_left_out_or_refused(tmp_path, capsys):
         find_folder(tmp_path)
 
 
+def test_what_is_restricted_is_said_of_the_targets_that_run():
+    config = QualityConfig.of(composed("experiment=ranking_quality", "targets=[cifar100 fish,digits]"))
+    said = "; ".join(config.deviations())
+    assert "superclasses: at most 50" in said and "digits" in said and "fashion_mnist" not in said
+    assert "fine-tuned for 10 epochs" in said
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

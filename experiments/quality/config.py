@@ -125,5 +125,8 @@ class QualityConfig:
 
     def deviations(self) -> list[str]:
         """What restricts the images and the training, in words that stand beside each number."""
-        found = [f"{n}: at most {a} training and {b} test images a class" for n, (a, b) in self.images.items()]
+        of_superclasses = any(target.startswith("cifar100") for target in self.targets)
+        names = {*self.targets, *(["superclasses"] if of_superclasses else [])}
+        few = {name: most for name, most in self.images.items() if name in names}
+        found = [f"{name}: at most {a} training and {b} test images a class" for name, (a, b) in few.items()]
         return [*found, f"fine-tuned for {self.epochs['fine_tune']} epochs"]
