@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leep.errors import Invalid, LeepError
-from leep.measures import check_measure
+from leep.measures import MEASURES, check_measure
 
 if TYPE_CHECKING:
     from leep.commands.survey import Candidate
@@ -77,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="NAME",
         default=["leep", "nce", "h_score"],
-        help="beside the accuracy; default: leep nce h_score; leep score --help lists more, slower ones",
+        help=f"some of {', '.join(MEASURES)}, or module:function of your own; default: leep nce h_score",
     )
     parser.add_argument("--max-images", type=int, metavar="N", help="a random part of the images, by class")
     parser.add_argument(

@@ -32,11 +32,11 @@ def parc_score(
     target_labels : int array `(n,)`
         Non-negative; gaps are allowed. At least two classes, one of them with two examples.
     n_components : int or None
-        Principal components that replace the features. The authors report 32, and None, their code's default, which
-        keeps the features. Components have no sign of their own, and the score depends on it: see `Notes`.
+        Principal components that replace the features. The authors' Table 4 has 32; None, their code's default, keeps
+        the features. Components have no sign of their own, and the score depends on it: see `Notes`.
     max_examples : int
         Above this number of examples as many are drawn without replacement, for the pairs grow as the square. The
-        authors draw 500.
+        authors draw 500, as evenly over the classes as they can.
     seed : int
         Of the draw.
 
@@ -60,11 +60,12 @@ def parc_score(
     standard deviation is 0.0007.
 
     What it assumes: that classes are equally far from each other. Each component's sign is that in which the
-    largest weight is positive; the authors' randomised components differ from these.
+    largest weight is positive. The authors' components are a randomised algorithm's after one iteration: they differ.
 
     References
     ----------
-    Bolya et al., 2021, Scalable diverse model selection for accessible transfer learning, Section 4.
+    Bolya et al., 2021, Scalable diverse model selection for accessible transfer learning: Pairwise Annotation
+    Representation Comparison.
 
     Examples
     --------
