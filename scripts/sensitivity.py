@@ -22,6 +22,8 @@ from leep.results import read_runs
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = "cifar10_resnet20"
 ROWS = (3, 5, 7, 9)
+SIGNED = [f"source.{SOURCE}.mean=[0.5,0.5,0.5]", f"source.{SOURCE}.std=[0.5,0.5,0.5]"]
+MOMENTUM = "method.retrain_head.momentum=0.9"
 VARIANTS = {  # name: what is said to run.py
     "as in Table 1": [],
     "28 pixels": [f"source.{SOURCE}.size=28"],
@@ -30,8 +32,9 @@ VARIANTS = {  # name: what is said to run.py
         f"source.{SOURCE}.mean=[0.485,0.456,0.406]",
         f"source.{SOURCE}.std=[0.229,0.224,0.225]",
     ],
-    "images in [−1, 1]": [f"source.{SOURCE}.mean=[0.5,0.5,0.5]", f"source.{SOURCE}.std=[0.5,0.5,0.5]"],
-    "momentum 0.9": ["method.retrain_head.momentum=0.9"],
+    "images in [−1, 1]": SIGNED,
+    "momentum 0.9": [MOMENTUM],
+    "momentum 0.9, images in [−1, 1]": [MOMENTUM, *SIGNED],
     "batches of 32": ["method.retrain_head.batch_size=32"],
     "other tasks (seed 1)": ["seed=1"],
     "other tasks (seed 2)": ["seed=2"],
