@@ -55,7 +55,8 @@ class TorchNetwork:
         check_device(device)
         if threads:
             torch.set_num_threads(threads)
-        self.module = module.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.layout = torch.channels_last  # of images and weights
+        self.module = module.eval().requires_grad_(False).to(device, memory_format=self.layout)
         self.device, self.flip, self.has_head = device, flip, head is not None
         self._features = None
         if head is not None:
@@ -67,7 +68,7 @@ class TorchNetwork:
     def forward(self, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Features `(n, d)` and what the module gives."""
         x = torch.from_numpy(batch[:, ::-1].copy() if self.flip else batch)
-        x = x.to(self.device, memory_format=torch.channels_last)
+        x = x.to(self.device, memory_format=self.layout)
         output = self.module(x)
         output = getattr(output, "logits", output)
         if not isinstance(output, torch.Tensor):

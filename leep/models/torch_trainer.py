@@ -44,7 +44,9 @@ class TorchTrainer:
             self._head.weight.copy_(torch.from_numpy(weight))
             self._head.bias.copy_(torch.from_numpy(bias))
         self._head.to(network.device)
-        self._modules = nn.ModuleList([self._network.module.float().requires_grad_(True), self._head])
+        layout = self._network.layout = torch.contiguous_format  # with channels last PyTorch 2.14 crashes in RepVGG
+        module = self._network.module.float().to(memory_format=layout).requires_grad_(True)
+        self._modules = nn.ModuleList([module, self._head])
         self._optimizer = torch.optim.AdamW(self._modules.parameters(), weight_decay=WEIGHT_DECAY)
         self._steps, self._done = steps, 0
         self._losses: list[torch.Tensor] = []
