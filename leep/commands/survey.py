@@ -30,7 +30,7 @@ from leep.probe import N_FOLDS
 from leep.progress import advance, progress
 
 PEEK_SECONDS = 1.5  # for a look at the files; decoding finds whatever is left
-BACKWARD = 3  # passes forward that take as long as one forward and back, with the step
+BACKWARD = 4  # passes forward that take as long as a step of training: 3.3 to 7.8 on two cores, docs/ranking.md
 TRIED = 10  # images of the batch on which each model is tried
 HASHED = 1 << 30  # bytes of images that are hashed before the work, to see which passes are in the cache
 
