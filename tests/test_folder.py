@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from leep.data.folder import find_images, read_folder, split_kind
+from leep.data.folder import read_folder
+from leep.data.listing import find_images, split_kind
 from leep.data.picture import DEEP, FRAMES, TRANSPARENT, Resize, describe_changes, read_image, read_picture
 from leep.errors import Invalid, Missing
 
@@ -191,9 +192,18 @@ def table(folder, text, name="labels.csv"):
         "cat/0.png\tc\ncat/1.png\tc\ndog/0.png\td\ndog/1.png\td",
         ",image,width,class\n0,cat\\0.png,4,c\n1,cat\\1.png,4,c\n2,dog\\0.png,4,d\n3,dog\\1.png,4,d\n",
         "id,breed\ncat/0.png,c\n\ncat/1.png,c\ndog/0.png,d\ndog/1.png,d\ndog/1.png,d\n",
+        "cat/0.png c\ncat/1.png c\ndog/0.png d\ndog/1.png d\n",
         'path, label\n"cat/0.png", "c"\n"cat/1.png", "c"\n./dog/0.png, d\ndog/../dog/1.png, d\n',
     ],
-    ids=["plain", "semicolons", "no header", "an index and backslashes", "unknown names, a row twice", "quotes"],
+    ids=[
+        "plain",
+        "semicolons",
+        "no header",
+        "an index and backslashes",
+        "unknown names, a row twice",
+        "spaces",
+        "quotes",
+    ],
 )
 def test_a_table_in_place_of_sub_folders(tmp_path, text):
     found = find_images(table(pets(tmp_path), text))
@@ -233,6 +243,8 @@ def test_all_that_is_wrong_with_a_table_is_said_at_once(tmp_path):
     ("text", "message"),
     [
         ("", "expected two columns"),
+        ("emotion,pixels\n3," + "70 80 " * 999, "no such file, or several of its name: emotion, 3"),
+        ("70 80 " * 99 + ",3\n" + "70 80 " * 99 + ",4\n", "no such file"),
         ("file,label\n", "two or more classes"),
         ("cat/0.png,c,x\n", "names them file and label, got cat/0.png, c, x"),
         ("image,MEL,NV\ncat/0.png,1,0\n", "names them file and label, got image, mel, nv"),

@@ -20,7 +20,7 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leep.data.folder import ImageFolder, find_images
+from leep.data.listing import ImageFolder, find_images
 from leep.data.picture import Resize
 from leep.errors import Invalid, LeepError, Missing
 from leep.models.arrays import StoredOutputs

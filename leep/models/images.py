@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from leep.blocks import cached_arrays
-from leep.data.folder import ImageFolder
+from leep.data.listing import ImageFolder
 from leep.data.picture import VERSION, Picture, Resize, describe_changes, list_damaged, read_pictures
 from leep.errors import Invalid
 from leep.models.model import digest
