@@ -38,6 +38,21 @@ class Name:
         raise UnpicklingError(f"a state for {self.name}")
 
 
+class Inert:
+    """Stands in a pickle for an object of a class that is not imported; it takes any arguments and state."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_):
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        """Forget it."""
+
+    def __setitem__(self, key, value):
+        """Forget it."""
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, admitted: Admitted, storage: Callable | None, encoding: str):
         super().__init__(file, encoding=encoding)
@@ -46,7 +61,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (full := f"{module}.{name}") not in self._admitted:
             raise UnpicklingError(f"the name {full[:200]!r}, which is refused")
-        return Name(full, self._admitted[full])
+        return Inert if self._admitted[full] is Inert else Name(full, self._admitted[full])
 
     def persistent_load(self, identity):
         if self._storage is None:
@@ -65,7 +80,8 @@ def unpickle(
         At the beginning of the pickle. An open file will not do, because its `read` allocates what a pickle claims.
     admitted : mapping of str to callable or None
         What stands for each name, `module.name`, that the pickle may refer to. Every other name is an error. The
-        functions are called with what the file says, so they check it; None admits the name and no call.
+        functions are called with what the file says, so they check it; None admits the name and no call. `Inert`
+        admits a class whose objects nobody needs.
     storage : callable, optional
         Called with each persistent id; without it such an id is an error.
     encoding : str

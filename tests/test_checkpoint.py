@@ -3,7 +3,9 @@
 The files are written by hand, so that they can say what `torch.save` never would.
 """
 
+import argparse
 import collections
+import datetime
 import io
 import os
 import pickle
@@ -20,11 +22,16 @@ from hypothesis import strategies as st
 
 from leep import unpickle
 from leep.errors import Invalid
-from leep.sources.checkpoint import read_checkpoint
+from leep.sources import checkpoint
 
 FORMATS = ("zip", "legacy")
 KINDS = {"f8": "Double", "f4": "Float", "f2": "Half", "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char"}
 KINDS |= {"u1": "Byte", "b1": "Bool"}
+
+
+def read_checkpoint(path):
+    """The tensors; where they stood is another test's."""
+    return checkpoint.read_checkpoint(path)[0]
 
 
 class Global:
@@ -200,16 +207,40 @@ def test_wrappers_and_metadata(form, path):
     assert_equal(read_checkpoint(write(form, path, pairs)), {"w": FLOATS})
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "net", "model_ema", "teacher"])
 def test_nested_state_dicts(form, path, key):
     state = {"module.a.weight": tensor(FLOATS), "module.b": tensor(FLOATS + 1, "1")}
-    write(form, path, {"epoch": 3, "arch": "net", "lr": [0.1, None], key: state, "optimizer": {0: tensor(FLOATS, "2")}})
-    assert_equal(read_checkpoint(path), {"a.weight": FLOATS, "b": FLOATS + 1})
+    content = {"epoch": 3, "arch": "net", "lr": [0.1, None], key: state, "optimizer": {0: tensor(FLOATS, "2")}}
+    write(form, path, {**content, "best": tensor(FLOATS, "3")})  # a tensor beside it, as ImageNet's example writes
+    tensors, where = checkpoint.read_checkpoint(path)
+    assert_equal(tensors, {"module.a.weight": FLOATS, "module.b": FLOATS + 1})
+    assert where == key
 
 
-def test_a_module_prefix_of_some_names_stays(form, path):
-    write(form, path, {"module.a": tensor(FLOATS), "b": tensor(FLOATS, "1")})
-    assert list(read_checkpoint(path)) == ["module.a", "b"]
+def test_averaged_weights_go_first(form, path):
+    write(form, path, {"state_dict": {"w": tensor(FLOATS)}, "model_ema": {"module": {"w": tensor(FLOATS + 1, "1")}}})
+    tensors, where = checkpoint.read_checkpoint(path)
+    assert_equal(tensors, {"w": FLOATS + 1})
+    assert where == "model_ema.module"
+
+
+def test_what_is_no_tensor_is_passed_over(form, path):
+    write(form, path, {"w": tensor(FLOATS), "epoch": 3, "names": ["a"], "model": {"depth": 18}, 7: tensor(FLOATS, "1")})
+    assert_equal(read_checkpoint(path), {"w": FLOATS})
+
+
+def test_options_counters_and_states_of_generators_are_not_imported(form, path):
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=Path("results")),
+        "best": np.float64(76.1),
+        "rng": np.random.RandomState(0).get_state(),
+        "milestones": collections.Counter({30: 1}),
+        "seen": collections.defaultdict(int, a=1),
+        "dtype": Global("torch", "float32"),
+        "begun": datetime.datetime(2020, 7, 12),
+    }
+    write(form, path, {"state_dict": {"w": tensor(FLOATS)}, **beside})
+    assert_equal(read_checkpoint(path), {"w": FLOATS})
 
 
 @pytest.mark.parametrize("folder", ["", "archive/", "a/b/"])
@@ -524,7 +555,7 @@ EXAMPLES = {form: example(form) for form in FORMATS}
 def test_truncated_files(form, path):
     data = EXAMPLES[form]
     path.write_bytes(data)
-    assert list(read_checkpoint(path)) == ["w", "b", "t"]
+    assert list(read_checkpoint(path)) == ["module.w", "module.b", "module.t"]
     for length in [*range(0, len(data), 23), len(data) - 1]:
         path.write_bytes(data[:length])
         with pytest.raises(Invalid, match=r"net\.pth must be"):
@@ -579,7 +610,8 @@ def test_what_torch_writes(form, path, protocol):
         pickle_protocol=protocol,
         _use_new_zipfile_serialization=form == "zip",
     )
-    expected = {k: (v.detach().float() if v.is_floating_point() else v).numpy() for k, v in tensors.items()}
+    expected = {f"module.{k}": v.detach().float() if v.is_floating_point() else v for k, v in tensors.items()}
+    expected = {name: value.numpy() for name, value in expected.items()}
     assert_equal(read_checkpoint(path), expected)
     torch.save(net.state_dict(), path, _use_new_zipfile_serialization=form == "zip")  # with its _metadata
     assert list(read_checkpoint(path)) == list(net.state_dict())

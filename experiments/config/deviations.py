@@ -15,6 +15,7 @@ def with_deviations(ours: RunConfig, paper: RunConfig) -> RunConfig:
     methods = {(m, t): _method(ours, paper, m, t) for m in range(len(ours.methods)) for t in range(len(ours.targets))}
     return replace(
         ours,
+        changed={s.name: _changed(asdict(s), asdict(p)) for s, p in zip(ours.sources, paper.sources)},
         summary=_summary(ours, paper),
         pair_deviations={(ours.sources[s].name, ours.targets[t].name): found for (s, t), found in pairs.items()},
         method_deviations={(ours.methods[m].name, ours.targets[t].name): found for (m, t), found in methods.items()},
@@ -24,8 +25,6 @@ def with_deviations(ours: RunConfig, paper: RunConfig) -> RunConfig:
 def _pair(ours: RunConfig, paper: RunConfig, s: int, t: int) -> list[str]:
     source, target = ours.sources[s], ours.targets[t]
     found = _differences(target.task, paper.targets[t].task) + _differences(asdict(source), asdict(paper.sources[s]))
-    if source.trained_on == target.title:
-        found.append("the source was trained on the target's images")
     if (ours.engine.name, ours.engine.precision) != ("gluon", "float32"):
         found.append(f"{ours.engine.name} {ours.engine.precision}")
     return found
@@ -42,6 +41,10 @@ def _method(ours: RunConfig, paper: RunConfig, m: int, t: int) -> list[str]:
     if budget.max_examples:
         found.append(f"about {budget.max_examples} examples of a task")
     return found
+
+
+def _changed(ours: dict, papers: dict) -> frozenset[str]:
+    return frozenset(key for key, value in ours.items() if value != papers[key])
 
 
 def _differences(ours: dict, papers: dict) -> list[str]:

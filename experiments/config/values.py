@@ -91,6 +91,8 @@ class RunConfig:
         Tasks by the name of a method.
     budgets : dict of (str, str) to Budget
         By the names of a method and a target.
+    changed : dict of str to frozenset of str
+        By the name of a source: the fields of `Source` that the user has changed.
     summary : str
         One line on what the run leaves out of the paper's protocol.
     pair_deviations : dict of (str, str) to list of str
@@ -115,6 +117,7 @@ class RunConfig:
     data_root: str | None
     strict: bool
     plan: bool | str
+    changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     summary: str = ""
     pair_deviations: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)
     method_deviations: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from experiments.config.resolve import resolve
 from experiments.config.values import Engine, Source
 from experiments.reporting import extended
-from experiments.running.pair import SourceTarget
+from experiments.running.pair import SourceTarget, describe
 from experiments.running.runner import SCORES
 from experiments.running.scores import scores, undefined_text
 from experiments.terminal import print_in_any_locale
@@ -104,6 +104,7 @@ def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
     given = {"path": target.path, "size": target.size, "on_damaged": target.on_damaged}
     data = load_data(target.reader, root=config.data_root, **given)
     data = only_test(data) if config.experiment.from_test_split else data
+    source = describe(source, weights, config.changed[source.name])
     pair_class = SourceTarget if "stream" in setting else EarlierTasks
     pair = pair_class(config, source, weights, target, data)
     identity = json.loads(json.dumps(pair.identity()))  # its tuples as lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,11 +15,20 @@ from experiments.executor import n_workers
 from leep.data import DataSet, find_data, load_data
 from leep.data.dataset import only_test
 from leep.data.known import FULL, SAMPLE
+from leep.engines import create_engine
 from leep.errors import Invalid, LeepError, Missing
 from leep.execution.processes import ItemRunner
 from leep.results import setting_hash
-from leep.sources.forward import SourceOutputs, batch_size, cache_key, forward_pass, make_predictor
+from leep.sources.forward import (
+    SourceOutputs,
+    batch_size,
+    cache_key,
+    forward_pass,
+    images_to_pass,
+    make_predictor,
+)
 from leep.sources.preprocess import Preprocessing
+from leep.sources.weight_file import read_weight_file
 from leep.sources.weights import Weights, find_weights
 from leep.tasks import TRAINING, Task, draw_task, task_rng
 from leep.transfer.method import Budget, Method
@@ -129,11 +139,24 @@ class SourceTarget:
         found = [] if variant == FULL else [f"{variant} of {title}" if variant == SAMPLE else f"{variant} for {title}"]
         if self.weights.origin != "gluon":
             found.append(f"{self.weights.origin} weights of {self.source.name}")
+        if self.source.trained_on == self.target.title:
+            found.append("the source was trained on the target's images")
         return found + self.config.pair_deviations[self.source.name, self.target.name]
 
     def method_deviations(self, method: Method) -> list[str]:
         """Where the training of a method, or the number of tasks, differs from the paper's."""
         return self.config.method_deviations[method.name, self.target.name] + method.deviations(self)
+
+
+def describe(source: Source, weights: Weights, changed: frozenset[str]) -> Source:
+    """The source as its weights are: what a file of `conf/source` says of its own weights does not hold for others.
+
+    What others were trained on is unknown, unless the user has changed the title, the training data or the accuracy.
+    """
+    if weights.known or "weights" not in changed or changed & {"title", "trained_on", "imagenet_top1"}:
+        return source
+    title = f"{source.title} ({weights.origin})"
+    return replace(source, title=title, trained_on="unknown data", imagenet_top1=None)
 
 
 def find_pairs(config: RunConfig) -> list[SourceTarget]:
@@ -153,9 +176,15 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
         data, lacking = {}, list(_missing_data(config))
     lacks += lacking
     pairs = []
-    for source in (s for s in config.sources if s.name in weights):
-        for target in (t for t in config.targets if t.name in data):
-            pair = SourceTarget(config, source, weights[source.name], target, data[target.name])
+    for source in _described(config, weights):
+        targets = [target for target in config.targets if target.name in data]
+        of_source = [
+            SourceTarget(config, source, weights[source.name], target, data[target.name]) for target in targets
+        ]
+        if wrong := _check_weights(of_source):
+            lacks.append(wrong)
+            continue
+        for pair in of_source:
             methods = []
             for method in config.methods:
                 try:
@@ -170,6 +199,41 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
     if lacks:
         print(f"Left out, because something is missing (strict=true makes it an error):{messages}")
     return pairs
+
+
+def _described(config: RunConfig, weights: dict[str, Weights]) -> Iterator[Source]:
+    """The sources whose weights are there, as these are."""
+    for source in (s for s in config.sources if s.name in weights):
+        described = describe(source, weights[source.name], config.changed.get(source.name, frozenset()))
+        if described is not source:
+            key, origin = f"source.{source.name}", weights[source.name].origin
+            said = f"{key}.title, trained_on and imagenet_top1"
+            print(f"{key}.weights: what {origin} was trained on is not known; say it by {said}")
+        yield described
+
+
+def _check_weights(pairs: list[SourceTarget]) -> str:
+    """What is wrong with a source's weights, if they or their settings are the user's own; empty if nothing is.
+
+    Weights whose passes are in the cache were loaded for them. Without MXNet here, only the workers can load them.
+    """
+    missing = (p for p in pairs if images_to_pass(p.config.cache, p.outputs_key, p.data))
+    pair = next(missing, None) if importlib.util.find_spec("mxnet") else None
+    if pair is None:
+        return ""
+    source, changed = pair.source, pair.config.changed.get(pair.source.name, frozenset())
+    if pair.weights.known and not changed & {"model", "n_classes"}:
+        return ""
+    create_engine(**pair.engine)  # sets MXNet's threads, before its import
+    from leep.sources.zoo import load_weights
+
+    try:
+        note = load_weights(source.model, source.n_classes, read_weight_file(pair.weights.path))[1]
+    except (ValueError, LeepError) as error:
+        return f"source {source.name}: {error}"
+    if note:
+        print(f"source.{source.name}.weights: {note}")
+    return ""
 
 
 def _find_weights(config: RunConfig) -> tuple[dict[str, Weights], list[str]]:

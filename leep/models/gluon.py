@@ -12,10 +12,10 @@ import numpy as np
 from leep.errors import Invalid, Missing
 from leep.files import file_digest
 from leep.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, digest
-from leep.models.params import read_params
 from leep.models.settings import preprocessing, read_settings
 from leep.sources.variants import VARIANTS
-from leep.sources.weights import BUNDLED, CHECKPOINTS, find_weights, mxnet_home
+from leep.sources.weight_file import WeightFile, read_weight_file
+from leep.sources.weights import BUNDLED, find_weights, mxnet_home
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -48,19 +48,19 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         raise Missing(
             "it needs MXNet and GluonCV, which run on Python 3.11: pip install 'leep-transferability[experiments]'"
         )
-    architecture, file, n_classes = find_network(name, file)
+    architecture, weights = find_network(name, file)
     if device != "cpu":
         raise Invalid(f"gluon runs on the cpu, got device={device}")
     from leep.engines import create_engine
 
     engine = create_engine("gluon", threads=threads)
-    from leep.sources.zoo import load
+    from leep.sources.zoo import load_weights
 
-    network = load(architecture, n_classes, file)
+    network, note = load_weights(architecture, weights.n_classes, weights)
     predict = engine.predictor(network)
-    settings = read_settings(file, options)
-    defaults, notes = _defaults(architecture), []
-    if n_classes == 10 and architecture.startswith("cifar"):
+    settings = read_settings(weights.path, options)
+    defaults, notes = _defaults(architecture), [note] if note else []
+    if weights.n_classes == 10 and architecture.startswith("cifar"):
         defaults["class_names"] = CIFAR10
     arguments, flip = preprocessing(settings, defaults)
     shapes = [p.shape for p in network.collect_params().values() if p.grad_req != "null"]
@@ -71,25 +71,30 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         **arguments,
         parameters=n_parameters,
         weight_bytes=4 * n_parameters,
-        sha256=digest("gluon", architecture, file_digest(file), flip),
+        sha256=digest("gluon", architecture, file_digest(weights.path), flip),
         notes=notes,
     )
 
 
-def find_network(name: str, file: Path | None = None) -> tuple[str, Path, int]:
-    """A model's architecture, the file of its weights, and the number of its classes.
+def find_network(name: str, file: Path | None = None) -> tuple[str, WeightFile]:
+    """A model's architecture, and its weights.
 
     Raises
     ------
     Missing
         If its weights are not here.
+    Invalid
+        If the file holds no weights of a classifier.
     """
     file = file or dict(reversed(list(_weights_here()))).get(name)
     if file is None:
         raise Missing(f"it needs its weights: give gluon:{name}=FILE, or put {name}.params in {mxnet_home()}/models")
     if not file.is_file():
         raise Missing(f"{file}: no such file")
-    return _BUNDLED.get(name, name), file, 1000 if file.suffix in CHECKPOINTS else _count_classes(file)
+    weights = read_weight_file(file)
+    if weights.n_classes is None:
+        raise Invalid(f"{file}: has no matrix, whose rows would be classes")
+    return _BUNDLED.get(name, name), weights
 
 
 def _weights_here() -> Iterator[tuple[str, Path]]:
@@ -103,15 +108,6 @@ def _weights_here() -> Iterator[tuple[str, Path]]:
         for path in sorted((mxnet_home() / folder).glob("*.params")):
             stem, dash, tail = path.stem.rpartition("-")
             yield (stem if dash and len(tail) == 8 else path.stem), path
-
-
-def _count_classes(path: Path) -> int:
-    """Rows of the classifier, which GluonCV calls `output` or `fc`, in a file of weights."""
-    arrays = read_params(path).items()
-    found = [len(a) for name, a in arrays if name.startswith(("output.", "fc.")) and a.ndim in (2, 4)]
-    if not found:
-        raise Invalid(f"{path}: has no layer named output or fc, whose rows are classes")
-    return found[-1]
 
 
 def _defaults(architecture: str) -> dict:

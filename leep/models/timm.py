@@ -38,11 +38,11 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
 
     cfg = _check_name(name)
     settings = read_settings(file, options)
-    overlay = {}
+    overlay, notes = {}, []
     source = file or _find_file(name, cfg)
     if source:
         own = timm.create_model(name, pretrained=False).state_dict()
-        tensors = torch_network.read_state_dict(source, own)
+        tensors, notes = torch_network.read_state_dict(source, own)
         if name.partition(".")[0] in _PACKAGES and not tensors.keys() & own.keys():
             tensors = _rename(tensors, own)
         overlay = {"state_dict": tensors}
@@ -58,7 +58,8 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         head = module.get_classifier()
         if not hasattr(head, "weight"):  # two classifiers, of a network that was distilled
             head = torch_network.find_head(module, module.pretrained_cfg["input_size"][-1])[1]
-    defaults, notes = _defaults(module)
+    defaults, cropped = _defaults(module)
+    notes += cropped
     if file and not settings:
         notes.append(f"preprocessing guessed: that of timm's {name}")
     defaults["class_names"] = _class_names(module) if head is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,23 +13,11 @@ import torch
 from torch import nn
 
 from leep.errors import Invalid, Missing
-from leep.models.params import read_params
+from leep.sources.weight_file import differences, read_weight_file
 
 if TYPE_CHECKING:
     from leep.models.torch_trainer import TorchTrainer
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "network", "teacher")
-_PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "net.",
-    "network.",
-    "backbone.",
-    "encoder.",
-    "encoder_q.",
-    "base_encoder.",
-)
 _HEADS = (nn.Linear, nn.Conv2d)
 
 
@@ -148,84 +137,39 @@ def count_classes(head: nn.Module) -> int:
     return head.out_features if isinstance(head, nn.Linear) else head.out_channels
 
 
-def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, names: Iterable[str]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The tensors of a file of weights, by the names that a module gives them. Nothing in a file is executed.
 
     Parameters
     ----------
     path : Path
-        `.safetensors`, MXNet's `.params` (whose networks have torchvision's names for ResNet v1b), or what `torch.save`
-        wrote of a state dict, in the usual wrappers (`state_dict`, `model`, …).
+        As `leep.sources.weight_file` reads it; of MXNet those of ResNets v1b, which have torchvision's names.
     names : iterable of str
-        Of the module's tensors. A prefix that all names of the file have (`module.`, `backbone.`, …) is dropped.
+        Of the module's tensors. What stands before all of them in the file (`module.`, `backbone.`, …) is taken off.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+        Floating point is float32.
+    notes : list of str
+        What was taken off.
 
     Raises
     ------
     Missing, Invalid
-        If there is no such file, or it holds no tensors or more than tensors.
+        If there is no such file, or it holds no tensors or objects of a network's own classes.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise Missing(f"{path}: no such file")
-    if path.suffix == ".params":
-        arrays = read_params(path).items()
-        renamed = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): array for name, array in arrays}
-        return {name: torch.from_numpy(array.copy()) for name, array in renamed.items()}
-    if path.suffix == ".safetensors":
-        content = _read_safetensors(path)
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can raise nearly anything
-            text = str(error)
-            reason = "it holds more than tensors" if "GLOBAL" in text else text.strip().partition("\n")[0][:100]
-            reason = (
-                "damaged, or of another kind" if text.startswith("Weights only") and "GLOBAL" not in text else reason
-            )
-            raise Invalid(
-                f"{path}: not a state dict that PyTorch reads without executing code ({reason}); "
-                "save network.state_dict() alone, or a .safetensors file"
-            ) from error
-    return _drop_prefix(_unwrap(content, path), set(names))
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise Missing(f"{path}: reading it needs safetensors: pip install safetensors") from None
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise Invalid(f"{path}: not a .safetensors file, or damaged: {error}") from error
-
-
-def _unwrap(content: object, path: Path) -> dict[str, torch.Tensor]:
-    while isinstance(content, Mapping) and not any(isinstance(v, torch.Tensor) for v in content.values()):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        raise Invalid(f"{path}: holds a {type(content).__name__}, expected a state dict: tensors by their names")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise Invalid(f"{path}: holds no tensors by their names, but {', '.join(map(str, content)) or 'nothing'}"[:300])
-    return tensors
-
-
-def _drop_prefix(tensors: dict[str, torch.Tensor], names: set[str]) -> dict[str, torch.Tensor]:
-    """The tensors below the prefix that leaves the most of the names that are wanted."""
-    while len(names & tensors.keys()) < len(names) / 2:
-        below = [{n.removeprefix(p): t for n, t in tensors.items() if n.startswith(p)} for p in _PREFIXES]
-        below = [candidate for candidate in below if candidate]
-        if not below:
-            break
-        best = max(below, key=lambda candidate: (len(names & candidate.keys()), len(candidate)))
-        if len(best) < len(tensors) and not names & best.keys():
-            break
-        tensors = best
-    return tensors
+    file = read_weight_file(path)
+    arrays = file.arrays
+    if not file.of_torch:
+        arrays = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): a for name, a in arrays.items()}
+        if not any("." in name for name in arrays):
+            raise Invalid(f"{path}: has the layers' names of MXNet's export; save it by net.save_parameters(FILE)")
+    file = replace(file, arrays=arrays).below(list(names))
+    return {name: torch.from_numpy(array) for name, array in file.arrays.items()}, [file.note] if file.note else []
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, what: str, head: str = "") -> bool:
@@ -236,20 +180,16 @@ def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: P
     Invalid
         If other tensors are missing, are left over or have another shape.
     """
-    own = {name: t.shape for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
-    given = {name: t.shape for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+    own, given = (
+        {name: tuple(t.shape) for name, t in of.items() if not name.endswith("num_batches_tracked")}
+        for of in (module.state_dict(), tensors)
+    )
     missing = [name for name in own if name not in given]
-    left = [name for name in given if name not in own]
-    wrong = [f"{n} {tuple(given[n])} for {tuple(own[n])}" for n in own if n in given and given[n] != own[n]]
     headless = bool(head) and bool(missing) and all(name.startswith(f"{head}.") for name in missing)
-    if wrong or (missing and not headless) or (left and not headless):
-        kinds = {"missing": missing, "left over": left, "of another shape": wrong}
-        text = "; ".join(
-            f"{len(entries)} {kind}: {', '.join(entries[:2])}{', …' if len(entries) > 2 else ''}"
-            for kind, entries in kinds.items()
-            if entries
-        )
-        raise Invalid(f"{path}: does not hold the weights of {what}; {text}")
+    known = {name: shape for name, shape in given.items() if name in own} if headless else given
+    expected = {name: shape for name, shape in own.items() if name in given} if headless else own
+    if wrong := differences(known, expected):
+        raise Invalid(f"{path}: does not hold the weights of {what}; {wrong}")
     module.load_state_dict(dict(tensors), strict=False)
     return not headless
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from leep.errors import Invalid, Missing
@@ -44,12 +45,17 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     has_head, notes = True, []
     settings = read_settings(file, options)
     if file:
-        tensors = torch_network.read_state_dict(file, module.state_dict())
+        tensors, notes = torch_network.read_state_dict(file, module.state_dict())
         n_classes = len(tensors.get(f"{head_name}.weight", ())) or torch_network.count_classes(head)
         if n_classes != torch_network.count_classes(head):
             module = models.get_model(name, weights=None, num_classes=n_classes, **_plain(name))
             head = module.get_submodule(head_name)
-        has_head = torch_network.load_weights(module, tensors, file, name, head_name)
+        try:
+            has_head = torch_network.load_weights(module, tensors, file, name, head_name)
+        except Invalid as error:
+            if other := _network_of(tensors, name):
+                raise Invalid(f"{error}; they are those of {other}: give torchvision:{other}={file}") from error
+            raise
         if weights_file(weights).name != file.name and not settings:
             notes.append(f"preprocessing guessed: that of torchvision's {weights}")
     else:
@@ -80,6 +86,21 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         notes=notes,
         device=device,
     )
+
+
+def _network_of(tensors: dict, name: str) -> str:
+    """The classifier, of those of the most similar names, whose tensors these are; empty if there is none."""
+    import torch
+    from torchvision import models
+
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    n_classes = next((len(tensor) for tensor in reversed(tensors.values()) if tensor.ndim > 1), 1000)
+    for other in difflib.get_close_matches(name, names(), 12, 0):
+        with torch.device("meta"):  # nothing is allocated
+            module = models.get_model(other, weights=None, num_classes=n_classes, **_plain(other))
+        if {key: tensor.shape for key, tensor in module.state_dict().items()} == shapes:
+            return other
+    return ""
 
 
 def _plain(name: str) -> dict:

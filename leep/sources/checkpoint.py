@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leep.errors import Invalid
-from leep.unpickle import Name, unpickle
+from leep.unpickle import Inert, Name, unpickle
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # The arrays take at most as many times the file's size: twice for half precision, more for shared storages.
@@ -30,6 +30,18 @@ _DTYPES = {
     "torch.ByteStorage": "|u1",
     "torch.BoolStorage": "|b1",
 }
+
+
+# Where training scripts keep a state dict, in order of preference: averaged weights are those that are evaluated.
+WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema", "teacher", "state_dict")
+WRAPPERS += ("model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
+_DEEPEST = 4  # wrappers in each other
+# What stands beside a state dict: options, counters, states of generators.
+_BESIDE = ("argparse.Namespace", "collections.Counter", "collections.defaultdict", "_codecs.encode", "numpy.dtype")
+_BESIDE += ("numpy.ndarray", "torch.device", "pathlib.PosixPath", "pathlib.Path", "datetime.datetime", "builtins.set")
+_BESIDE += ("__builtin__.set", "__builtin__.int", "__builtin__.long", "__builtin__.list", "__builtin__.float")
+_BESIDE += tuple(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct"))
+_BESIDE += tuple(f"torch.{name}" for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8"))
 
 
 class _Storage(NamedTuple):
@@ -60,35 +72,37 @@ class _OrderedDict(dict):
         """Ignore the `_metadata` of a state dict, which no tensor needs."""
 
 
-def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a PyTorch checkpoint (`.pth`, written by `torch.save` in either of its formats).
+def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Read the tensors of a PyTorch checkpoint, written by `torch.save` in either of its formats.
 
-    A state dict inside `state_dict`, `model` or `model_state_dict` is unwrapped, and a `module.` that begins every name
-    (DataParallel) is dropped.
+    A state dict within the usual keys (`WRAPPERS`: `state_dict`, `model`, …) is taken out of them. What is no tensor is
+    passed over.
 
     Returns
     -------
-    dict of str to ndarray
+    tensors : dict of str to ndarray
         By the names of the state dict, in its order, contiguous. Floating point of any width, bfloat16 included,
         becomes float32; integers and booleans stay as they are.
+    key : str
+        Where the state dict stood, `state_dict` or `model.module`; empty if the file holds nothing else.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     Invalid
-        If it is damaged, or holds anything but one flat mapping of names to dense tensors. Nothing that a file says
-        makes it run code, and memory stays within a small multiple of the file's size.
+        If it is damaged, or holds no flat mapping of names to dense tensors, or objects of other classes. Nothing that
+        a file says makes it run code, and memory stays within a small multiple of the file's size.
     """
     data = Path(path).read_bytes()
     try:
         content, fetch = _open_zip(data) if data.startswith(b"PK\x03\x04") else _open_legacy(data)
-        tensors = _state_dict(content)
+        tensors, key = _state_dict(content)
         stored = sum({t.storage.key: t.storage.n_bytes for t in tensors.values()}.values())
         spread = sum(math.prod(t.size) * max(4, t.storage.dtype.itemsize) for t in tensors.values())
         if stored > len(data) or spread > _REPEATS * len(data):
             raise ValueError(f"a file of {len(data)} bytes, with {stored} bytes of storages, {spread} of tensors")
-        return {name: _array(tensor, fetch(tensor.storage)) for name, tensor in tensors.items()}
+        return {name: _array(tensor, fetch(tensor.storage)) for name, tensor in tensors.items()}, key
     except Exception as error:  # a damaged file can raise nearly anything
         reason = str(error) if isinstance(error, ValueError | UnpicklingError) else repr(error)
         what = "a PyTorch state dict (torch.save(net.state_dict(), …))"
@@ -152,13 +166,17 @@ def _open_legacy(data: bytes) -> tuple[object, Callable[[_Storage], bytes | memo
 
 def _unpickle(file: io.BytesIO, storages: dict[str, _Storage] | None = None) -> object:
     """Read one pickle; its storages are put into `storages` by key, or refused without it."""
-    admitted = dict.fromkeys(_DTYPES) | {
-        "collections.OrderedDict": _ordered_dict,
-        "torch.Size": lambda size: size,
-        "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
-        "torch._utils._rebuild_tensor": _tensor,
-        "torch._utils._rebuild_tensor_v2": _tensor_v2,
-    }
+    admitted = (
+        dict.fromkeys(_BESIDE, Inert)
+        | dict.fromkeys(_DTYPES)
+        | {
+            "collections.OrderedDict": _ordered_dict,
+            "torch.Size": lambda size: size,
+            "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
+            "torch._utils._rebuild_tensor": _tensor,
+            "torch._utils._rebuild_tensor_v2": _tensor_v2,
+        }
+    )
     storage = None if storages is None else lambda identity: _storage(identity, storages)
     return unpickle(file, admitted, storage, encoding="latin1")
 
@@ -208,18 +226,29 @@ def _tensor_v2(
     return _tensor(storage, offset, size, stride)
 
 
-def _state_dict(content: object) -> dict[str, _Tensor]:
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+def _state_dict(content: object) -> tuple[dict[str, _Tensor], str]:
+    """The tensors by their names, and the keys that they stood below."""
+    keys: list[str] = []
+    while isinstance(content, dict) and len(keys) < _DEEPEST:
+        key = next((key for key in WRAPPERS if _is_wrapped(content.get(key))), None)
+        if key is None:
+            break
+        content = content[key]
+        keys.append(key)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"a {type(content).__name__} without tensors")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise ValueError(f"a {type(value).__name__} under {str(name)[:100]!r}, not a tensor under a name")
-    while all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
-    return content
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, _Tensor)}
+    if not tensors:
+        name, value = next(iter(content.items()))
+        raise ValueError(f"a {type(value).__name__} under {str(name)[:100]!r}, not a tensor under a name")
+    return tensors, ".".join(keys)
+
+
+def _is_wrapped(value: object) -> bool:
+    """Whether it holds tensors, or may hold them in a further wrapper."""
+    if not isinstance(value, dict):
+        return False
+    return any(isinstance(v, _Tensor) for v in value.values()) or any(isinstance(value.get(k), dict) for k in WRAPPERS)
 
 
 def _array(tensor: _Tensor, raw: bytes | memoryview) -> np.ndarray:
@@ -229,7 +258,12 @@ def _array(tensor: _Tensor, raw: bytes | memoryview) -> np.ndarray:
         item = tensor.storage.dtype.itemsize
         strides = [step * item for step in tensor.stride]
         view = np.ndarray(tensor.size, tensor.storage.dtype, raw, tensor.offset * item, strides)
-    if tensor.storage.kind == "torch.BFloat16Storage":  # the upper half of a float32
-        bits = view.astype("<u4", order="C")
-        return np.left_shift(bits, np.uint32(16), out=bits).view("<f4")
+    if tensor.storage.kind == "torch.BFloat16Storage":
+        return widen(view)
     return np.array(view, np.float32 if view.dtype.kind == "f" else None, order="C")
+
+
+def widen(bfloat16: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16 numbers, uint16, as float32, whose upper half they are."""
+    bits = bfloat16.astype("<u4", order="C")
+    return np.left_shift(bits, np.uint32(16), out=bits).view("<f4")

@@ -42,6 +42,11 @@ def from_torch(model: str, arrays: dict[str, np.ndarray], shapes: Shapes) -> dic
     raise Invalid(f"model must be one of {known} to be converted from PyTorch, got {model!r}")
 
 
+def torch_names(model: str, shapes: Shapes) -> list[str]:
+    """PyTorch's names of a network's weights, where they are known without a file; else none."""
+    return list(_resnet({}, shapes).values()) if model.lower() in FAMILIES[0][0] else []
+
+
 def _convert(model: str, names: dict[str, str], arrays: dict[str, np.ndarray], shapes: Shapes) -> dict[str, np.ndarray]:
     """The arrays by Gluon's names; `names` gives PyTorch's name for each of them."""
     missing = [f"{names.get(name, 'a layer')} for {name} {shape}" for name, shape in shapes.items()

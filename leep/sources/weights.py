@@ -21,11 +21,22 @@ CHECKPOINTS = (".pth", ".pt", ".bin")  # of PyTorch
 
 @dataclass(frozen=True)
 class Weights:
-    """A checked weight file, its SHA-256, and where it is from: `bundled`, `gluon`, a package, or a file's name."""
+    """A checked weight file.
+
+    Attributes
+    ----------
+    path : Path
+    sha256 : str
+    origin : str
+        Where it is from: `bundled`, `gluon`, a package, or a file's name.
+    known : bool
+        Whether its content is known by a checksum. What `conf/source` says of a model holds for such files only.
+    """
 
     path: Path
     sha256: str
     origin: str
+    known: bool = True
 
 
 def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights:
@@ -39,8 +50,8 @@ def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights
         Of GluonCV's zoo, e.g. `cifar_resnet20_v1`.
     weights : str or sequence of str
         `bundled` (comes with the package, SHA-256 checked), `gluon` (Gluon's store, SHA-1 checked),
-        `pip:<package>` (an installed package that holds one PyTorch checkpoint), or the path of a `.params` file or of
-        a PyTorch checkpoint. A bare file name is also looked for in `$MXNET_HOME/models` and
+        `pip:<package>` (an installed package that holds one PyTorch checkpoint), or the path of a file as
+        `leep.sources.weight_file` reads it. A bare file name is also looked for in `$MXNET_HOME/models` and
         `$MXNET_HOME/shared-weights`. A file whose SHA-256 is known, or whose name ends in its first eight digits as
         PyTorch's do, is checked.
 
@@ -49,7 +60,7 @@ def find_weights(name: str, model: str, weights: str | Sequence[str]) -> Weights
     Missing
         If there is no such file; the message says so of every place.
     Invalid
-        If a checksum is wrong.
+        If a checksum is wrong, or a file is known to be of another model.
     """
     missing = []
     for place in [weights] if isinstance(weights, str) else weights:
@@ -72,10 +83,13 @@ def _find(name: str, model: str, place: str) -> Weights:
     if not path.is_file():
         raise Missing(
             f"weights of {name}: {short(path)} does not exist; "
-            f"source.{name}.weights is bundled, gluon, pip:<package>, a .params or a .pth file"
+            f"source.{name}.weights is bundled, gluon, pip:<package> or a file of weights"
         )
     sha256 = _check_sha256(path)
-    return Weights(path, sha256, _read_pairs(ORIGINS).get(sha256, utf8(Path(path.name))))
+    known_model, origin = _read_table(ORIGINS).get(sha256, ("", utf8(Path(path.name))))
+    if known_model and known_model != model:
+        raise Invalid(f"{short(path)} holds the weights of {known_model}, got source.{name}.model={model}")
+    return Weights(path, sha256, origin, known=bool(known_model) or sha256 in _known_sums().values())
 
 
 def _find_file(place: str) -> Path:
@@ -92,10 +106,10 @@ def mxnet_home() -> Path:
     return Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
 
 
-def _read_pairs(path: Path) -> dict[str, str]:
-    """Read a CSV of two columns with a header."""
+def _read_table(path: Path) -> dict[str, list[str]]:
+    """Read a CSV with a header: the first column, and the others by it."""
     with open(path, encoding="utf-8", newline="") as file:
-        return dict(list(csv.reader(file))[1:])
+        return {first: rest for first, *rest in list(csv.reader(file))[1:]}
 
 
 def check_weights(weights: Weights) -> Path:
@@ -123,7 +137,7 @@ def _known_sums() -> dict[str, str]:
 
 def _check_sha256(path: Path) -> str:
     found = file_digest(path)
-    named = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin)$", path.name)
+    named = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin|pth\.tar)$", path.name, re.IGNORECASE)
     expected = (_known_sums().get(path.name) or named[1]) if named else ""
     if not found.startswith(expected):
         raise Invalid(
@@ -190,7 +204,7 @@ def gluon_sha1(model: str) -> str:
     >>> gluon_sha1("resnet18_v1")
     'a0666292f0a30ff61f857b0b66efc0228eb6a54b'
     """
-    known = _read_pairs(GLUON_SHA1)
+    known = _read_table(GLUON_SHA1)
     if model not in known:
         raise Invalid(f"GluonCV has no weights of a model {model!r}")
-    return known[model]
+    return known[model][0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,15 +13,18 @@ import mxnet as mx
 import numpy as np
 from PIL import ImageFile
 
-from leep.engines.graph import set_weights
-from leep.files import utf8
-from leep.sources.checkpoint import read_checkpoint
-from leep.sources.convert import from_torch
+from leep.errors import Invalid
+from leep.sources.convert import FAMILIES, from_torch, torch_names
 from leep.sources.efficientnet_lite import EfficientNetLite
 from leep.sources.variants import VARIANTS
-from leep.sources.weights import CHECKPOINTS
+from leep.sources.weight_file import WeightFile, differences, read_weight_file
 
 SHALLOW = "cifar_resnet8_v1"  # GluonCV builds it, but lists no model of less than 20 layers
+# Networks that a file may turn out to be of. GluonCV downloads weights when others are built.
+_CLASSIFIERS = (
+    r"(cifar_)?resnet\d+_v[12][bcds]?|mobilenet(v2_)?[\d.]+|mobilenetv3_(small|large)|efficientnet_lite\d|darknet53"
+    r"|senet_154|(se_)?resnext\d+_\d+x4d|vgg\d+(_bn)?|densenet\d+|squeezenet1\.\d|alexnet"
+)
 
 
 def import_model_zoo() -> ModuleType:
@@ -84,22 +89,87 @@ def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None
 
 
 def load(model: str, n_classes: int, path: Path) -> mx.gluon.HybridBlock:
-    """A network with the weights of a `.params` file or of a PyTorch checkpoint (`.pth`, `.pt`, `.bin`).
+    """A network with the weights of a file: of MXNet, of PyTorch, or `.safetensors`, known by its content.
 
     Raises
     ------
     ValueError
-        If there is no such model, or the file does not hold its weights.
+        If there is no such model, or the file does not hold its weights. The message names the model and the number
+        of classes that it does hold, where they are found.
     """
-    if path.suffix in CHECKPOINTS:
-        net = build(model, n_classes, np.random.SeedSequence(0))  # so that every shape is known
-        shapes = {name: p.shape for name, p in net._collect_params_with_prefix().items()}
-        set_weights(net, from_torch(model, read_checkpoint(path), shapes))
-        return net
+    return load_weights(model, n_classes, read_weight_file(path))[0]
+
+
+def load_weights(model: str, n_classes: int, file: WeightFile) -> tuple[mx.gluon.HybridBlock, str]:
+    """As `load`, and a line on what was taken off the names in the file, empty where nothing was."""
     net = build(model, n_classes)
     try:
-        net.load_parameters(utf8(path))
-    except (AssertionError, ValueError, KeyError, mx.base.MXNetError) as error:
-        reason = "not a .params file" if isinstance(error, mx.base.MXNetError) else error
-        raise ValueError(f"{path} does not hold the weights of {model} with {n_classes} classes: {reason}") from error
-    return net
+        arrays, note = _fit(net, model, file)
+    except Invalid as error:
+        wanted = f"the weights of {model} with {n_classes} classes"
+        raise Invalid(f"{file.path} does not hold {wanted}: {_remedy(model, file) or error}") from error
+    for name, parameter in net._collect_params_with_prefix().items():
+        parameter.shape = arrays[name].shape
+        parameter.initialize(mx.init.Zero())  # draws nothing
+        parameter.set_data(mx.nd.array(arrays[name]))
+    return net, note
+
+
+def _fit(net: mx.gluon.HybridBlock, model: str, file: WeightFile) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a file by the structural names of a network, in its order, and what was taken off them."""
+    shapes = _shapes(net)
+    if file.of_torch:
+        file = file.below(torch_names(model, shapes))
+        return from_torch(model, file.arrays, shapes), file.note
+    arrays = file.arrays
+    if not any("." in name for name in arrays):  # of `export` or `collect_params().save`: the layers' own names
+        own = _relative(p.name for p in net.collect_params().values())
+        structural = dict(zip(own, net._collect_params_with_prefix()))
+        arrays = {structural.get(name, name): array for name, array in zip(_relative(arrays), arrays.values())}
+    if wrong := differences({name: array.shape for name, array in arrays.items()}, shapes):
+        raise Invalid(wrong)
+    return arrays, file.note
+
+
+def _relative(names: Iterable[str]) -> list[str]:
+    """Names without the network's own at their begin, which counts the networks of a process: `resnetv11_`."""
+    names = list(names)
+    first, last = min(names), max(names)  # what these two share, all do
+    shared = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), 0)
+    return [name[first.rfind("_", 0, shared) + 1 :] for name in names]
+
+
+def _shapes(net: mx.gluon.HybridBlock) -> dict[str, tuple[int, ...]]:
+    """The complete shapes of a network's parameters, by structural name; nothing is computed."""
+    symbol = net(mx.sym.var("data"))
+    arguments, _, states = symbol.infer_shape(data=(1, 3, 224, 224))
+    shapes = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arguments + states))
+    return {name: shapes.get(p.name, p.shape) for name, p in net._collect_params_with_prefix().items()}
+
+
+def _remedy(model: str, file: WeightFile) -> str:
+    """What a file holds instead, as the settings to give; empty if that is not found."""
+    n_classes = file.n_classes
+    if n_classes is None:
+        return ""
+    for name in (model, *_relatives(model, file)):
+        net = build(name, n_classes)
+        if not file.of_torch and len(net.collect_params().keys()) != len(file.arrays):
+            continue  # the cheapest difference
+        try:
+            _fit(net, name, file)
+        except Invalid:
+            continue
+        other = f"model={name} " if name != model else ""
+        return f"it holds those of {name} with {n_classes} classes; give {other}n_classes={n_classes}"
+    return ""
+
+
+def _relatives(model: str, file: WeightFile) -> Iterator[str]:
+    """Models that weights may be of, those of the most similar names first."""
+    names = (
+        [name for models, _ in FAMILIES for name in models] if file.of_torch else import_model_zoo().get_model_list()
+    )
+    known = [name for name in {*names, SHALLOW, *VARIANTS} if re.fullmatch(_CLASSIFIERS, name)]
+    similarity = {name: difflib.SequenceMatcher(None, model, name).ratio() for name in known if name != model}
+    yield from sorted(similarity, key=lambda name: (-similarity[name], name))
