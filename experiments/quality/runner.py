@@ -182,7 +182,7 @@ def _fine_tune(
 
     engine = create_engine("gluon", threads=1)
     from leep.engines.graph import get_weights
-    from leep.sources.zoo import build, load_weights
+    from leep.sources.zoo import build, count_classes, load_weights
     from leep.transfer.fine_tune import initial_weights
     from leep.transfer.training import predict_classes, train_network
 
@@ -190,7 +190,7 @@ def _fine_tune(
     trainer = engine.trainer(
         build(architecture, n_classes, np.random.SeedSequence(0)), **config.fine_tune.trainer_options()
     )
-    start = get_weights(load_weights(architecture, weights.n_classes, weights)[0])
+    start = get_weights(load_weights(architecture, count_classes(architecture, weights), weights)[0])
     prepare = Preprocessing(model.size, model.mean, model.std)
     images = np.concatenate([part.images for part in target.parts])
     rows = np.flatnonzero(target.is_train)

@@ -224,11 +224,12 @@ def _check_weights(pairs: list[SourceTarget]) -> str:
     source, changed = pair.source, pair.config.changed.get(pair.source.name, frozenset())
     if pair.weights.known and not changed & {"model", "n_classes"}:
         return ""
-    create_engine(**pair.engine)  # sets MXNet's threads, before its import
-    from leep.sources.zoo import load_weights
-
     try:
-        note = load_weights(source.model, source.n_classes, read_weight_file(pair.weights.path))[1]
+        file = read_weight_file(pair.weights.path)
+        create_engine(**pair.engine)  # sets MXNet's threads, before its import
+        from leep.sources.zoo import load_weights
+
+        note = load_weights(source.model, source.n_classes, file)[1]
     except (ValueError, LeepError) as error:
         return f"source {source.name}: {error}"
     if note:

@@ -54,13 +54,14 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     from leep.engines import create_engine
 
     engine = create_engine("gluon", threads=threads)
-    from leep.sources.zoo import load_weights
+    from leep.sources.zoo import count_classes, load_weights
 
-    network, note = load_weights(architecture, weights.n_classes, weights)
+    n_classes = count_classes(architecture, weights)
+    network, note = load_weights(architecture, n_classes, weights)
     predict = engine.predictor(network)
     settings = read_settings(weights.path, options)
     defaults, notes = _defaults(architecture), [note] if note else []
-    if weights.n_classes == 10 and architecture.startswith("cifar"):
+    if n_classes == 10 and architecture.startswith("cifar"):
         defaults["class_names"] = CIFAR10
     arguments, flip = preprocessing(settings, defaults)
     shapes = [p.shape for p in network.collect_params().values() if p.grad_req != "null"]
@@ -84,17 +85,14 @@ def find_network(name: str, file: Path | None = None) -> tuple[str, WeightFile]:
     Missing
         If its weights are not here.
     Invalid
-        If the file holds no weights of a classifier.
+        If the file holds no weights.
     """
     file = file or dict(reversed(list(_weights_here()))).get(name)
     if file is None:
         raise Missing(f"it needs its weights: give gluon:{name}=FILE, or put {name}.params in {mxnet_home()}/models")
     if not file.is_file():
         raise Missing(f"{file}: no such file")
-    weights = read_weight_file(file)
-    if weights.n_classes is None:
-        raise Invalid(f"{file}: has no matrix, whose rows would be classes")
-    return _BUNDLED.get(name, name), weights
+    return _BUNDLED.get(name, name), read_weight_file(file)
 
 
 def _weights_here() -> Iterator[tuple[str, Path]]:

@@ -149,10 +149,8 @@ def _shapes(net: mx.gluon.HybridBlock) -> dict[str, tuple[int, ...]]:
 
 def _remedy(model: str, file: WeightFile) -> str:
     """What a file holds instead, as the settings to give; empty if that is not found."""
-    n_classes = file.n_classes
-    if n_classes is None:
-        return ""
     for name in (model, *_relatives(model, file)):
+        n_classes = count_classes(name, file)
         net = build(name, n_classes)
         if not file.of_torch and len(net.collect_params().keys()) != len(file.arrays):
             continue  # the cheapest difference
@@ -163,6 +161,12 @@ def _remedy(model: str, file: WeightFile) -> str:
         other = f"model={name} " if name != model else ""
         return f"it holds those of {name} with {n_classes} classes; give {other}n_classes={n_classes}"
     return ""
+
+
+def count_classes(model: str, file: WeightFile) -> int:
+    """Classes of the weights in a file, if they are of that model; 1000 where the file has no matrix."""
+    names = torch_names(model, dict.fromkeys(build(model, 1)._collect_params_with_prefix(), ()))
+    return (file.below(names) if file.of_torch else file).n_classes or 1000
 
 
 def _relatives(model: str, file: WeightFile) -> Iterator[str]:
