@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from leep.cli import main
-from leep.commands.survey import describe_images, keep_within, look_for_damage, read_duration, take_at_most
+from leep.commands.survey import (
+    describe_images,
+    head_seconds,
+    keep_within,
+    look_for_damage,
+    read_duration,
+    take_at_most,
+)
 from leep.models import find_images
 
 MODELS = """
@@ -339,6 +346,15 @@ def test_budget_leaves_out_the_slowest():
     assert "1.2 min" in candidates[1].reason
     keep_within(candidates, None, 1)
     assert [bool(c.model) for c in candidates] == [True, False, False]  # one is left whatever the budget
+
+
+def test_expected_time_of_heads(monkeypatch):
+    monkeypatch.setattr("leep.commands.survey.n_cores", lambda: 2)
+    # 145 ns · n d K + 450 ns · n d; 2 ns · n d²; 200 µs · n
+    heads, resamples_of_h, others = 0.7424 + 0.2304, 0.524288, 0.2
+    assert head_seconds(1000, 512, 10) == pytest.approx(heads + resamples_of_h + others)
+    monkeypatch.setattr("leep.commands.survey.n_cores", lambda: 64)  # there are but five folds
+    assert head_seconds(1000, 512, 10) == pytest.approx(0.4 * (heads + resamples_of_h) + others)
 
 
 def test_durations():
