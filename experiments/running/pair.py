@@ -217,13 +217,15 @@ def _check_weights(pairs: list[SourceTarget]) -> str:
 
     Weights whose passes are in the cache were loaded for them. Without MXNet here, only the workers can load them.
     """
-    missing = (p for p in pairs if images_to_pass(p.config.cache, p.outputs_key, p.data))
-    pair = next(missing, None) if importlib.util.find_spec("mxnet") else None
-    if pair is None:
+    if not pairs or not importlib.util.find_spec("mxnet"):
         return ""
-    source, changed = pair.source, pair.config.changed.get(pair.source.name, frozenset())
-    if pair.weights.known and not changed & {"model", "n_classes"}:
-        return ""
+    pair, source = pairs[0], pairs[0].source
+    changed = pair.config.changed.get(source.name, frozenset())
+    if "n_classes" not in changed:  # what the pass does not depend on
+        if pair.weights.known and "model" not in changed:
+            return ""
+        if not any(images_to_pass(p.config.cache, p.outputs_key, p.data) for p in pairs):
+            return ""
     try:
         file = read_weight_file(pair.weights.path)
         create_engine(**pair.engine)  # sets MXNet's threads, before its import
