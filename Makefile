@@ -78,6 +78,12 @@ readme: env  ## write table and figures of results/reference anew, there and in 
 	$(python) -m experiments.reporting.ranking_quality results/reference --page
 	$(python) -m experiments.reporting.readme
 
+notebooks: $(VENV)/.installed-notebooks  ## open the notebooks in Jupyter (installs jupyterlab)
+	$(python) -m jupyterlab notebooks $(ARGS)
+
+site: $(VENV)/.installed-docs  ## build the site into build/site: README, docs, API, notebooks with outputs (installs mkdocs)
+	$(python) -m mkdocs build --strict $(ARGS)
+
 bench: env  ## measure speed: measures, heads, forward, pass, training, growth (ARGS=heads: that alone)
 	$(python) scripts/bench.py $(ARGS)
 
@@ -123,4 +129,4 @@ help:  ## print this
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {split($$1, name, ":"); printf "  %-12s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: env data imagenet lock table1 plan figures report measures quality readme bench test test-slow test-torch test-library wheel lint format clean distclean help
+.PHONY: env data imagenet lock table1 plan figures report measures quality readme notebooks site bench test test-slow test-torch test-library wheel lint format clean distclean help
