@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from leep.statistics import FEWEST_TASKS
 from leep.transfer.method import find_methods
 
 _OTHER_STYLES = (  # of methods from outside the package; colours of Okabe and Ito (2008)
@@ -28,7 +29,7 @@ def method_style(method: str) -> dict[str, str]:
 
 
 def scatter(ax: Axes, table: pd.DataFrame, x_label: str = "LEEP score (nats)", y_label: str = "Test accuracy") -> Axes:
-    """Score vs. accuracy of every task with the best-fit line, a colour a method (Figure 1).
+    """Score vs. accuracy of every task with the best-fit line of ten or more, a colour a method (Figure 1).
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def scatter(ax: Axes, table: pd.DataFrame, x_label: str = "LEEP score (nats)", y
             color=style["color"],
             label=style["label"],
         )
-        if group.score.nunique() > 1:
+        if len(group) >= FEWEST_TASKS and group.score.nunique() > 1:
             slope, intercept = np.polyfit(group.score, group.accuracy, 1)
             ends = np.array([group.score.min(), group.score.max()])
             ax.plot(ends, slope * ends + intercept, color=style["color"])

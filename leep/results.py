@@ -4,12 +4,13 @@ results/<experiment>/<source>/<target>/seed<seed>-<hash>/
     setting.json                    what determines the tasks and their scores
     tasks.csv                       task, classes (the data set's numbers, in the order of the task's labels)
     scores.csv                      task, measure, score …
+    times.jsonl                     a line a call: scores, and the same as below
     not_scored.csv                  measure, reason: why one has no score for some tasks, where that is so
     <method>-<scale>-<hash>/
         setting.json                what else determines the transferred models
         transfers.csv               task, method, test_accuracy …
         curves.csv                  task, epoch, test_accuracy of networks, where it is asked for
-        times.jsonl                 a line a call: tasks, seconds, workers (cluster: null), device, cpu
+        times.jsonl                 a line a call: tasks, seconds, workers (cluster: null), device, cpu, cores, versions
         checkpoints/                trainings that were interrupted
 """
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special  # scipy.stats takes half a second to import
 
+FEWEST_TASKS = 10  # below them the points are shown in place of a correlation
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -75,6 +77,19 @@ def pearson(
     r = float(_correlations(columns)[0, 1])
     low, high = _percentiles(_resampled_correlations(columns, n_resamples, seed, clusters)[:, 0, 1])
     return Correlation(r, _p_value(r, columns.shape[1] - 2), low, high, columns.shape[1])
+
+
+def too_few(scores: np.ndarray, accuracies: np.ndarray) -> str:
+    """What is said in place of a correlation over less than `FEWEST_TASKS` tasks: the points.
+
+    Examples
+    --------
+    >>> too_few([-0.5, -1.25], [0.8, 0.61])
+    '2 tasks, of 10 that a correlation needs; score and accuracy: (−0.500, 0.800) (−1.250, 0.610)'
+    """
+    points = " ".join(f"({x:.3f}, {y:.3f})" for x, y in zip(scores, accuracies)).replace("-", "−")
+    tasks = f"{len(scores)} task{'s' * (len(scores) != 1)}"
+    return f"{tasks}, of {FEWEST_TASKS} that a correlation needs; score and accuracy: {points}"
 
 
 def partial_pearson(

@@ -1,7 +1,12 @@
 """Engines: features are the head's input, both compute and train the same, weights move between them exactly."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +36,14 @@ def images(n, size=32, seed=0):
 def torch_engine(**options):
     pytest.importorskip("torch", reason="the torch engine needs the extra `torch`: make test-torch")
     return create_engine("torch", threads=1, **options)
+
+
+def test_mxnet_does_not_speak_of_its_engine():
+    code = "import os; from leep.engines import create_engine; create_engine(threads=1); os.write(2, b'else');"
+    code += "import mxnet; print(mxnet.nd.zeros(2).asnumpy().sum(), os.environ['MXNET_ENGINE_TYPE'])"
+    environment = {k: v for k, v in os.environ.items() if k != "MXNET_ENGINE_TYPE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("0.0 NaiveEngine\n", "else")
 
 
 def test_head_of_features_is_the_network():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from helpers.results import csvs
 from PIL import Image
 
 from experiments.running.measuring import open_pair
-from leep.errors import Invalid
+from experiments.running.pair import FILE, Lacks, find_pairs
+from experiments.running.runner import run
+from leep.data import READERS, find_data, load_data
+from leep.errors import Invalid, Missing
 from leep.results import read_runs, read_setting, read_times
+from leep.sources.forward import images_to_pass
 
 OTHERS = {"measure_comparison", "ranking_quality"}  # no runs of one source and target
 EXPERIMENTS = sorted({p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml")} - OTHERS)
@@ -153,8 +158,73 @@ def test_results_name_what_made_them(run_experiment, tmp_path):
     assert len(setting["setting"]["source"]["weights_sha256"]) == len(setting["setting"]["target"]["sha256"]) == 64
     assert setting["provenance"]["packages"]["mxnet"] == "1.9.1"
     (run,) = scores.parent.glob("retrain_head-*")
-    (call,) = read_times(run)
-    assert call["tasks"] == 4 and call["seconds"] > 0 and call["device"] == "cpu" and call["cpu"]
+    (call,), (scored,) = read_times(run), read_times(scores.parent)
+    assert call["tasks"] == 4 and call["seconds"] > 0 and call["device"] == "cpu"
+    assert scored["scores"] == 12 and scored["seconds"] > 0
+    for machine in (call, scored, setting["provenance"]):
+        assert machine["cpu"] and machine["cores"] >= 1 and machine["packages"]["mxnet"] == "1.9.1"
+
+
+def test_of_few_tasks_only_the_images_that_they_use_are_passed(arguments, tmp_path, monkeypatch, capsys):
+    few = ("task={n_classes:2,per_class:5}", f"paths.cache={tmp_path}")
+    config = resolved(*arguments("small_balanced", *few))
+    (pair,) = find_pairs(config)
+    train, test = pair.used_rows
+    assert len(train) <= 4 * 2 * 5 and len(test) <= 4 * 2 * 10
+    assert set(train) == set().union(*(pair.task(i).train_rows for i in range(4)))
+    assert images_to_pass(tmp_path, pair.outputs_key, pair.passed) == len(train) + len(test)
+    some = pair.outputs()
+    assert images_to_pass(tmp_path, pair.outputs_key, pair.passed) == 0
+    monkeypatch.setattr("experiments.running.pair.FEW", 0.0)
+    (whole,) = find_pairs(config)
+    assert whole.used_rows is None and whole.outputs_key != pair.outputs_key
+    every = whole.outputs()
+    for name, rows in (
+        ("train_features", train),
+        ("train_probs", train),
+        ("test_features", test),
+        ("test_probs", test),
+    ):
+        a, b = getattr(some, name), getattr(every, name)
+        assert a.shape == b.shape and np.abs(a[rows] - b[rows]).max() < 1e-6, name
+        assert not a[np.setdiff1d(np.arange(len(a)), rows)].any()
+    monkeypatch.undo()
+    (again,) = find_pairs(config)
+    assert again.used_rows is None  # the pass over all images is there
+    run(config)
+    assert "4 tasks, of 10 that a correlation needs; score and accuracy: (" in capsys.readouterr().out
+
+
+def test_tasks_of_whole_classes_and_methods_from_outside_have_all_images_passed(arguments, tmp_path):
+    (pair,) = find_pairs(resolved(*arguments("large_balanced", "scale.max_tasks.retrain_head=3")))
+    assert pair.used_rows is None and pair.passed is pair.data
+    few = resolved(*arguments("small_balanced", "task={n_classes:2,per_class:5}", f"paths.cache={tmp_path}"))
+    (pair,) = find_pairs(replace(few, n_tasks={"mine": 4}))
+    assert pair.used_rows is None
+
+
+def test_the_bundled_sample_can_be_asked_for():
+    sample, full = (resolved(f"target=[{name}]").targets[0] for name in ("fashion_mnist_sample", "fashion_mnist"))
+    assert sample.name == full.name == "fashion_mnist" and sample.task == full.task
+    assert load_data(sample.reader).variant == "bundled sample"
+    assert find_data(sample.reader) == READERS["fashion_mnist"].sample
+
+
+def test_what_is_missing_is_one_line_and_each_thing_where_it_is_asked_for():
+    lacks, gluon = Lacks(), "{} Gluon's weights: make data"
+    assert not lacks
+    lacks.add("one", Missing("first"), gluon)
+    assert lacks and lacks.text(every=False) == " one needs Gluon's weights: make data"
+    lacks.add("two", Missing("second"), gluon)
+    lacks.add("CIFAR100", Missing("third"), "CIFAR100 is not here: make data")
+    lacks.add("mine", Missing("my.params does not exist"), FILE)
+    lacks.add("bad", Invalid("bad.params is damaged"), gluon)
+    sources = " 2 sources need Gluon's weights: make data; CIFAR100 is not here: make data; "
+    assert lacks.text(every=False) == sources + "my.params does not exist; bad.params is damaged (-v lists them)"
+    listed = lacks.text(every=True).splitlines()[1:]
+    assert [line.removeprefix("  - ") for line in listed] == [
+        *("first", "second", "third", "my.params does not exist", "bad.params is damaged")
+    ]
 
 
 def rows_written(results: Path) -> int:
@@ -194,12 +264,12 @@ def test_killed_ten_times_gives_the_same_rows(arguments, run_experiment, experim
 def test_missing_data_and_weights_are_listed_and_the_rest_runs(run_experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path / "nowhere"))
     done = run_experiment("small_balanced", "source=[cifar10_resnet20,imagenet_resnet18]")
-    assert "resnet18_v1" in done.stdout and "make data" in done.stdout
+    assert "Left out: imagenet_resnet18 needs Gluon's weights: make data\n" in done.stdout
     assert set(read_runs(tmp_path / "results").source) == {"cifar10_resnet20"}
     strict = run_experiment("small_balanced", "source=[cifar10_resnet20,imagenet_resnet18]", "strict=true", check=False)
-    assert strict.returncode == 2 and "resnet18_v1" in strict.stderr
+    assert strict.returncode == 2 and "Gluon's weights of resnet18_v1" in strict.stderr
     nothing = run_experiment("small_balanced", "data.root=null", check=False)
-    assert nothing.returncode == 3 and "cifar100" in nothing.stderr and "make data" in nothing.stderr
+    assert nothing.returncode == 3 and "CIFAR100 is not here: make data" in nothing.stderr
     assert "Traceback" not in nothing.stderr + strict.stderr
 
 

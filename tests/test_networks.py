@@ -28,6 +28,7 @@ from leep.transfer.method import Budget
 SMALL = (
     "scale.max_tasks={fine_tune:5,from_scratch:5}",
     "scale.max_epochs={fine_tune:3,from_scratch:3}",
+    "scale.max_examples={fine_tune:null,from_scratch:null}",
     "measures=[leep]",
 )
 BALANCED = (*SMALL, "task={n_classes:3,per_class:20}")

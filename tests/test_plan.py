@@ -32,7 +32,7 @@ class ByHand:
     def __init__(self):
         self.asked = []
 
-    def seconds(self, key, make):
+    def seconds(self, key, make, units):
         self.asked.append(key[0])
         return RATES[key[0]]
 
@@ -117,7 +117,7 @@ def test_counts_by_hand(balanced):
     assert counts(planned["fine_tune"]) == (3, 3, 3 * 2 * 10, 3 * 2 * 5)
     (curves,) = find(balanced("method=[fine_tune]", "eval_every={fine_tune:5}")).values()
     assert curves.images_to_pass == 57 + 4 * 10 * (1 + 3)  # the scores' pass; epochs 0 to 2 too
-    (capped,) = find(balanced("method=[from_scratch]", "+scale.max_examples.from_scratch=4")).values()
+    (capped,) = find(balanced("method=[from_scratch]", "scale.max_examples.from_scratch=4")).values()
     assert counts(capped) == (4, 4, 4 * 2 * 4, 57 + 4 * 4)
 
 
@@ -235,17 +235,17 @@ def test_durations():
 
 def test_the_first_batch_compiles_and_the_others_are_doubled_until_they_take_long_enough():
     clock = Clock()
-    assert measure(clock.batches(first=4, later=0.0625), clock) == pytest.approx(0.0625 / 10)
-    assert clock.calls == [1, 1, 2, 4, 8]  # 8 × 0.0625 s, 4 × 0.0625 s were too short
+    assert measure(clock.batches(first=4, later=0.0625), clock) == (pytest.approx(0.0625 / 10), True)
+    assert clock.calls == [1, 1, 2, 4]  # 4 × 0.0625 s, 2 × 0.0625 s were too short
     clock = Clock()
-    assert measure(clock.batches(first=7, later=6), clock) == pytest.approx(7 / 10)
+    assert measure(clock.batches(first=7, later=6), clock) == (pytest.approx(7 / 10), True)
     assert clock.calls == [1]
 
 
 def test_rates_are_kept_by_all_that_determines_them_and_measured_again_on_request(tmp_path, capsys):
     def rate(key, later, again=False):
         clock = Clock()
-        found = Rates(tmp_path, clock, again).seconds(key, lambda: clock.batches(1, later, units=1))
+        found = Rates(tmp_path, clock, again).seconds(key, lambda: clock.batches(1, later, units=1), 100)
         return found, len(clock.calls) > 0
 
     small, large = ["training", "resnet", 32, {"threads": 1}], ["training", "resnet", 224, {"threads": 1}]
@@ -262,11 +262,36 @@ def test_rates_are_kept_by_all_that_determines_them_and_measured_again_on_reques
     assert [p.name for p in tmp_path.iterdir()] == ["rates.json"]
 
 
+def test_measuring_does_no_more_than_what_is_planned_and_such_a_rate_is_not_kept(tmp_path):
+    clock = Clock()
+    assert measure(clock.batches(first=0.5, later=0.01), clock, most=25) == (pytest.approx(0.01 / 10), False)
+    assert clock.calls == [1, 1, 2]  # 40 units
+    clock = Clock()
+    rates = Rates(tmp_path, clock)
+    assert rates.seconds(["pass", "net", 32], lambda: clock.batches(0.5, 0.01), 10) == pytest.approx(0.05)
+    assert clock.calls == [1] and not rates.path.exists()
+
+
+def test_after_its_time_a_plan_measures_nothing_and_reads_what_is_kept(tmp_path):
+    clock = Clock()
+    Rates(tmp_path, clock).seconds(["pass", "net", 32], lambda: clock.batches(1, 2, units=1), 100)
+    late = Rates(tmp_path, clock, patience=0)
+    assert (late.seconds(["pass", "net", 32], None, 100), late.left_out) == (2, 0)
+    assert (late.seconds(["pass", "net", 224], None, 100), late.left_out) == (None, 1)
+
+
+def test_what_is_not_measured_is_said(configure, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.estimating.plan.PATIENCE", 0.0)
+    print_plan([configure("method=[retrain_head]")])
+    printed = capsys.readouterr().out
+    assert "≥ 0 s" in printed and "In all ≥ 0 s" in printed and "the same command" in printed
+
+
 def test_one_that_is_measured_again_is_measured_once(tmp_path):
     clock = Clock()
     rates = Rates(tmp_path, clock, again=True)
     for _ in range(2):
-        assert rates.seconds(["training", "resnet", 32], lambda: clock.batches(1, 1, units=1)) == 1
+        assert rates.seconds(["training", "resnet", 32], lambda: clock.batches(1, 1, units=1), 100) == 1
     assert clock.calls == [1, 1]
 
 
@@ -291,7 +316,7 @@ def earlier(configure, tmp_path):
     """Results of a run whose heads took 0.5 s a task, as `times.jsonl` says; and how long its settings take by it."""
     cfg = configure("method=[retrain_head]")
     run(cfg)
-    (path,) = (tmp_path / "results").rglob("times.jsonl")
+    (path,) = (tmp_path / "results").rglob("retrain_head-*/times.jsonl")
     call = {"tasks": 20, "seconds": 10.0, "workers": 1, "device": "cpu", "cpu": cpu_model()}
     few, other = {**call, "tasks": 9, "seconds": 90}, {**call, "cpu": "another", "seconds": 90}
     path.write_text("\n".join(map(json.dumps, [call, few, other])) + '\n{"tasks": 1')

@@ -28,6 +28,7 @@ from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL
 from experiments.reporting.render import (
     class_sets,
     controls,
+    few_tasks,
     layout,
     notes,
     signed,
@@ -552,3 +553,19 @@ def test_sensitivity_has_a_line_a_variant_and_the_papers_numbers(tmp_path):
     column = cells[0].index("Row 5: LEEP")
     assert [row[column] for row in cells[2:]] == [signed(line(table, 5, "leep").r), "—", "+0.518"]
     assert cells[2][cells[0].index("Row 3: LEEP")] == "—"
+
+
+def test_below_ten_tasks_the_points_stand_in_place_of_a_correlation(tmp_path):
+    leep, accuracy = write_run(tmp_path, "small_balanced", n=9, scale="smoke")
+    table = build_table(read_runs(tmp_path))
+    row = table[(table.row == 5) & (table.measure == "leep")].iloc[0]
+    assert pd.isna(row.r) and pd.isna(row.difference) and row.n_tasks == 9
+    point = f"({leep[0]:.3f}, {accuracy[0]:.3f})".replace("-", "−")
+    assert point in row.missing and row.missing.count("(") == 9
+    for text in (to_markdown(table), to_terminal(table), to_latex(table)):
+        assert point in text
+    assert "undefined" not in to_terminal(table) and "in 0 of 0 rows" in to_terminal(table)
+    assert len(few_tasks(table)) == 1 + 3 and len(controls(table)) == 1
+    write_run(tmp_path, "small_balanced", n=10, scale="smoke", seed=1)
+    table = build_table(read_runs(tmp_path), seed=1)
+    assert table[(table.row == 5) & (table.measure == "leep")].r.notna().all() and len(few_tasks(table)) == 1

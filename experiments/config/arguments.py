@@ -18,7 +18,7 @@ _PATH = re.compile(r"\+*(paths\.\w+|data\.root|target\.[^.]+\.path|(source|metho
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """The arguments in Hydra's grammar: `key=value` has quotes round a value that the grammar would not take.
+    """The arguments in Hydra's grammar: `-v` is verbose=true, and a value has quotes where the grammar needs them.
 
     A path may have any character. In a sweep (`-m`) a comma separates paths, and `[a,b]` is a list of weights.
 
@@ -28,7 +28,8 @@ def prepare(arguments: list[str]) -> list[str]:
     ["data.root='images (1), 2019=new'", 'seed=1']
     """
     sweep = bool({"-m", "--multirun"} & {*arguments})
-    return [_prepare(argument, sweep) for argument in arguments]
+    verbose = {"-v": "verbose=true", "--verbose": "verbose=true"}
+    return [verbose.get(argument) or _prepare(argument, sweep) for argument in arguments]
 
 
 def _prepare(argument: str, sweep: bool) -> str:

@@ -83,7 +83,8 @@ def _values(cfg: DictConfig) -> RunConfig:
         check_integer("n_tasks", cfg.n_tasks, 3)  # a correlation needs three tasks
     known = cfg.plan is True or cfg.plan is False or cfg.plan == "remeasure"
     _require(known, f"plan must be true, false or remeasure, got {cfg.plan!r}")
-    _require(isinstance(cfg.strict, bool), f"strict must be true or false, got {cfg.strict!r}")
+    for switch in ("strict", "verbose"):
+        _require(isinstance(cfg[switch], bool), f"{switch} must be true or false, got {cfg[switch]!r}")
     for name, folder in cfg.paths.items():
         _require(isinstance(folder, str) and folder, f"paths.{name} must name a folder, got {folder!r}")
     root = cfg.data.root
@@ -118,6 +119,7 @@ def _values(cfg: DictConfig) -> RunConfig:
         data_root=root,
         strict=cfg.strict,
         plan=cfg.plan,
+        verbose=cfg.verbose,
     )
     runs_locally = n_workers(config) and (config.executor.name in ("local", "serial") or engine.device == "cpu")
     _require(not cfg.plan or runs_locally, "plan=true is measured by this machine's own processes; give executor=local")

@@ -117,6 +117,7 @@ class RunConfig:
     data_root: str | None
     strict: bool
     plan: bool | str
+    verbose: bool
     changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     summary: str = ""
     pair_deviations: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)

@@ -61,7 +61,7 @@ def job_of(pair: SourceTarget, method: Method, seen: set) -> Job:
     images = 0
     if (unscored or (missing and method.reads_features)) and pair.outputs_key not in seen:
         seen.add(pair.outputs_key)
-        images = images_to_pass(config.cache, pair.outputs_key, pair.data)
+        images = images_to_pass(config.cache, pair.outputs_key, pair.passed)
     images_of_tasks = _count(pair, method, missing, folder / "checkpoints")
     identities, workers = (pair.identity(), pair.method_identity(method)), n_workers(config)
     told = recorded(config.results, *identities, workers) if missing and config.plan is True else None
@@ -113,8 +113,8 @@ def _pieces(pair: SourceTarget, method: Method, tasks: list[int], counts: tuple[
 
 
 def _piece(pair: SourceTarget, units: float, what: str, make: Callable[[], Batches], *more) -> Piece:
-    shape = list(pair.data.train_images.shape[1:])
-    return Piece(units, [what, pair.source.model, pair.source.size, pair.engine, shape, *more], make)
+    shape = [] if what.startswith("head") else [list(pair.data.train_images.shape[1:])]  # heads see features alone
+    return Piece(units, [what, pair.source.model, pair.source.size, pair.engine, *shape, *more], make)
 
 
 # What is measured, on random images: how long a network takes does not depend on what they show.
@@ -136,7 +136,7 @@ def _pass(pair: SourceTarget) -> Batches:
 
 
 def _head(pair: SourceTarget, options: dict, n_classes: int) -> Batches:
-    if images_to_pass(pair.config.cache, pair.outputs_key, pair.data) == 0:
+    if images_to_pass(pair.config.cache, pair.outputs_key, pair.passed) == 0:
         features = pair.outputs().train_features[:WIDE]
     else:
         features = _predictor(pair)(_random_input(pair, WIDE))

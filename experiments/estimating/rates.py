@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from leep.files import write_atomically
 from leep.machine import cpu_model, versions
 from leep.results import read_setting, read_times
 
-LONG_ENOUGH = 0.3  # seconds of a measurement: all of it takes at most about four times as long
+LONG_ENOUGH = 0.15  # seconds of a measurement: all of it takes at most about four times as long
 SLOW = 5.0  # seconds of a first call that is not repeated
 TASKS_ENOUGH = 10  # tasks of an earlier run, to tell how long one takes
 
@@ -24,38 +26,50 @@ Batches = Callable[[int], int]  # does n batches of work, and returns how many u
 class Rates:
     """Seconds a unit of work, kept in `rates.json` of a folder; with `again`, all are measured anew, once.
 
-    `clock` returns seconds.
+    `clock` returns seconds. Nothing more is measured `patience` seconds after the first measurement began; `left_out`
+    counts what is not known then.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float], again: bool = False):
+    def __init__(self, folder: Path, clock: Callable[[], float], again: bool = False, patience: float = math.inf):
+        self.left_out, self._patience, self._begin = 0, patience, None
         self.path, self._clock, self._kept = Path(folder) / "rates.json", clock, {}
         with suppress(OSError, ValueError, TypeError):
             self._kept = dict(json.loads(self.path.read_text()))
         self._known = {} if again else dict(self._kept)
 
-    def seconds(self, key: list, make: Callable[[], Batches]) -> float:
-        """Seconds a unit, as kept for a JSON-able key, or else as measured of what `make` gives."""
+    def seconds(self, key: list, make: Callable[[], Batches], units: float) -> float | None:
+        """Seconds a unit, as kept for a JSON-able key, or else as measured of what `make` gives; None: not known.
+
+        No more than `units` are done to measure it: the plan must not cost more than what it plans.
+        """
         name = json.dumps([*key, cpu_model(), versions(("mxnet", "torch"))])
-        if name not in self._known:
-            print("measuring:", *key[:3], file=sys.stderr)
-            self._known[name] = self._kept[name] = measure(make(), self._clock)
-            text = json.dumps(self._kept, indent=1).encode()
-            write_atomically(self.path, lambda f: f.write(text))
-        return self._known[name]
+        if name in self._known:
+            return self._known[name]
+        self._begin = self._begin or time.monotonic()
+        if time.monotonic() - self._begin >= self._patience:
+            self.left_out += 1
+            return None
+        print("measuring:", *key[:3], file=sys.stderr)
+        rate, steady = measure(make(), self._clock, units)
+        if steady:
+            self._known[name] = self._kept[name] = rate
+            write_atomically(self.path, json.dumps(self._kept, indent=1).encode())
+        return rate
 
 
-def measure(batches: Batches, clock: Callable[[], float]) -> float:
-    """Seconds a unit: of twice as many batches again and again, until they take long enough.
+def measure(batches: Batches, clock: Callable[[], float], most: float = math.inf) -> tuple[float, bool]:
+    """Seconds a unit: of twice as many batches again and again, until they take long enough, or `most` units are done.
 
-    The first call does not count, because it compiles.
+    The first call does not count, because it compiles. The second value is whether they took long enough.
     """
-    n = 0
+    n, done = 0, 0
     while True:
         begin = clock()
         units = batches(n or 1)
-        took = clock() - begin
-        if took >= SLOW or (n and took >= LONG_ENOUGH):
-            return took / units
+        took, done = clock() - begin, done + units
+        steady = took >= SLOW or (n > 0 and took >= LONG_ENOUGH)
+        if steady or done >= most:
+            return took / units, steady
         n = 2 * n or 1
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from experiments.reporting import selection
 from experiments.reporting.figures import FIGURES, figure_panels, panel_data
 from experiments.reporting.predictors import PAPER_MEASURES, label
-from experiments.reporting.render import signed, starred
+from experiments.reporting.render import correlated, signed, starred
 from leep.plots import method_style
 
 VERDICTS = ("supported", "supported so far", "not supported", "not yet measured")
@@ -95,7 +95,7 @@ ROWS: dict[str, Callable[[pd.DataFrame, dict], bool]] = {
 
 def _rows(claim: dict, evidence: Evidence) -> dict[str, pd.DataFrame]:
     """The rows of a claim that are computed, by measure."""
-    lines = evidence.table[evidence.table.row.astype(str).isin(claim["of"]) & evidence.table.run.notna()]
+    lines = correlated(evidence.table[evidence.table.row.astype(str).isin(claim["of"])])
     return {f"row {number}": row.set_index("measure") for number, row in lines.groupby("row")}
 
 

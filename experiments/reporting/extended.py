@@ -18,7 +18,7 @@ from experiments.reporting.table1 import UNDEFINED, correlate, predictors
 from leep import plots
 from leep.files import write_atomically
 from leep.results import read_not_scored
-from leep.statistics import weighted_kendall
+from leep.statistics import FEWEST_TASKS, weighted_kendall
 
 COLUMNS = [
     *(
@@ -66,7 +66,7 @@ def build(results: Path, runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         Where `r` is absent, or of fewer tasks than the run has, `missing` says why.
     """
     selected = [(row, select_run(runs, row, seed)) for _, row in paper_rows().iterrows()]
-    selected = [(row, run) for row, run in selected if len(run) and run.task.nunique() >= 3]
+    selected = [(row, run) for row, run in selected if len(run) and run.task.nunique() >= FEWEST_TASKS]
     held = {measure for _, run in selected for measure in run.measure.unique()}
     measures = [measure for measure in ordered(held) if measure in held]
     titles = source_titles(runs)
@@ -85,8 +85,9 @@ def build(results: Path, runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def _line(tasks: pd.DataFrame, measure: str, reason: str) -> dict:
     """What the columns say of a measure on the tasks of a run."""
     found = correlate(tasks, measure)
-    if "n_tasks" not in found:
-        return {"missing": f"not computed: {reason}" if reason else NO_SCORES}
+    if "r" not in found:
+        absent = found["missing"] if "n_tasks" in found else NO_SCORES  # too few scores, or none
+        return {"missing": f"not computed: {reason}" if reason else absent}
     scored = tasks.dropna(subset=measure)
     tau = weighted_kendall(scored[measure].to_numpy(float), scored.accuracy.to_numpy())
     line = {key: found[key] for key in ("r", "r_low", "r_high", "p_value", "n_tasks")}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from experiments.reporting.predictors import TRIVIAL, label
+from leep.statistics import FEWEST_TASKS
 
 CAPTION = (
     "Pearson correlation of each measure with the test accuracy (imbalanced: test F1 of the minority class) of the "
@@ -23,6 +24,9 @@ CLASS_SETS = (
     "Several tasks of a row may have the same classes, and are not independent then. These 95 % intervals resample the "
     "distinct sets of classes, each with all its tasks."
 )
+
+
+FEW_TASKS = f"A correlation over fewer than {FEWEST_TASKS} tasks says nothing: the scores and accuracies of the tasks."
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _cell(line, best: float) -> Cell:
     return Cell(
         measure=label(line.measure),
         r_value="" if pd.isna(line.r) else line.r,
-        r=starred(line.r, line.p_value, "—" if pd.isna(line.n_tasks) else "undefined"),
+        r=starred(line.r, line.p_value, "undefined" if is_enough(line.n_tasks) else "—"),
         interval=interval(line.r_low, line.r_high),
         paper="" if pd.isna(line.paper_r) else signed(line.paper_r) + ("" if line.paper_significant else "*"),
         difference="" if pd.isna(line.difference) else signed(line.difference),
@@ -135,7 +139,7 @@ def controls(table: pd.DataFrame) -> list[list[str]]:
     others = [predictor for predictor in (*measures, TRIVIAL[0]) if predictor != "leep"]
     rows = [["Row", *map(label, (*measures, *TRIVIAL)), *(f"{label(m)} given classes" for m in measures)]]
     rows[0] += [f"LEEP − {label(other)}" if other in measures else f"LEEP − ({label(other)})" for other in others]
-    for number, lines in table[table.run.notna()].groupby("row"):
+    for number, lines in correlated(table).groupby("row"):
         by = lines.set_index("measure")
         cells = [starred(by.r[p], by.p_value[p]) for p in (*measures, *TRIVIAL)]
         cells += [starred(by.partial_r[m], by.partial_p[m]) for m in measures]
@@ -144,6 +148,25 @@ def controls(table: pd.DataFrame) -> list[list[str]]:
             cells.append(f"{starred(by.leep_better_by[other], by.leep_better_p[other])} {spread}".strip())
         rows.append([str(number), *cells])
     return rows
+
+
+def is_enough(n_tasks: int) -> bool:
+    """Whether a correlation is computed over so many tasks; absent where there are none."""
+    return pd.notna(n_tasks) and n_tasks >= FEWEST_TASKS
+
+
+def correlated(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the rows that have enough tasks for correlations."""
+    return table[table.n_tasks.map(is_enough).groupby(table.row).transform("any")]
+
+
+def few_tasks(table: pd.DataFrame) -> list[list[str]]:
+    """A header, and the points of the rows that have too few tasks."""
+    lines = table[table.n_tasks.notna() & ~table.n_tasks.map(is_enough) & ~table.measure.isin(TRIVIAL)]
+    return [
+        ["Row", "Measure", "Points"],
+        *([str(n), label(m), p] for n, m, p in zip(lines.row, lines.measure, lines.missing)),
+    ]
 
 
 def class_sets(table: pd.DataFrame) -> list[list[str]]:
@@ -236,6 +259,8 @@ def to_markdown(table: pd.DataFrame) -> str:
         parts += ["\n## How much of it the number of classes does\n", CONTROLS + "\n", *markdown_lines(rows)]
     if len(rows := class_sets(table)) > 1:
         parts += ["\n## Intervals over sets of classes\n", CLASS_SETS + "\n", *markdown_lines(rows)]
+    if len(rows := few_tasks(table)) > 1:
+        parts += ["\n## Rows of few tasks\n", FEW_TASKS + "\n", *markdown_lines(rows)]
     if lacking := needed(table):
         parts += ["\n## Rows not computed, and what each needs\n"]
         parts += [f"- row {row}: {needs}; `{command}`" for row, needs, command in lacking]
@@ -271,6 +296,8 @@ def to_terminal(table: pd.DataFrame) -> str:
         parts += aligned(rows)
     if len(rows := class_sets(table)) > 1:
         parts += ["", "95 % intervals over sets of classes.", "", *aligned(rows)]
+    if len(rows := few_tasks(table)) > 1:
+        parts += ["", FEW_TASKS, "", *aligned(rows)]
     by_need: dict[str, list[str]] = {}
     for row, needs, _ in needed(table):
         by_need.setdefault(needs, []).append(str(row))
@@ -297,7 +324,11 @@ def to_latex(table: pd.DataFrame) -> str:
     main = _latex(CAPTION, pd.DataFrame(rows, columns=columns), pd.DataFrame(best, columns=columns))
     deviations = pd.DataFrame([(letter, text) for text, letter in notes(table).items()], columns=["Note", "Deviation"])
     parts = [main] if deviations.empty else [main, _latex("What differs from the paper.", deviations, fit=False)]
-    for caption, (header, *body) in ((CONTROLS, controls(table)), (CLASS_SETS, class_sets(table))):
+    for caption, (header, *body) in (
+        (CONTROLS, controls(table)),
+        (CLASS_SETS, class_sets(table)),
+        (FEW_TASKS, few_tasks(table)),
+    ):
         parts += [_latex(caption, pd.DataFrame(body, columns=header))] if body else []
     return "\n".join(parts)
 

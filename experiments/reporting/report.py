@@ -118,6 +118,7 @@ def render(results: Path, runs: pd.DataFrame, seed: int = 0) -> str:
         tables=[
             ("How much of it the number of classes does", text.CONTROLS, text.controls(table)),
             ("Intervals over sets of classes", text.CLASS_SETS, text.class_sets(table)),
+            ("Rows of few tasks", text.FEW_TASKS, text.few_tasks(table)),
         ],
         measured=extended.sections(measured),
         not_computed=extended.not_computed(measured),

@@ -12,7 +12,14 @@ from experiments.reporting.predictors import PAPER_MEASURES, TRIVIAL, of_table1
 from experiments.reporting.render import to_latex, to_markdown, to_terminal
 from experiments.reporting.rows import PAPER_TASKS, command, needs, paper_rows, select_run, source_titles
 from leep.files import write_atomically
-from leep.statistics import compare_independent, paired_difference, partial_pearson, pearson
+from leep.statistics import (
+    FEWEST_TASKS,
+    compare_independent,
+    paired_difference,
+    partial_pearson,
+    pearson,
+    too_few,
+)
 
 OF_RUN = ("epochs", "engine", "scale", "weights", "data", "deviations", "run")
 COLUMNS = [
@@ -53,7 +60,7 @@ def build_table(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for row, run in selected:
         common = {key: row[key] for key in COLUMNS if key in row}
         tasks = None
-        if run.empty or run.task.nunique() < 3:
+        if run.empty:
             common |= {"deviations": (), "missing": needs(row), "command": command(row, seed)}
         else:
             first, tasks = run.iloc[0], predictors(run)
@@ -86,16 +93,18 @@ def correlate(tasks: pd.DataFrame, predictor: str) -> dict:
     if predictor not in tasks:
         return {"missing": f"{predictor} was not among the measures of this run"}
     tasks = tasks.dropna(subset=predictor)
-    if len(tasks) < 3:
-        return {"missing": f"{predictor} was computed for {len(tasks)} tasks of this run"}
+    if tasks.empty:
+        return {"missing": f"{predictor} was computed for no task of this run"}
     scores, accuracies = tasks[predictor].to_numpy(float), tasks.accuracy.to_numpy()
+    if len(tasks) < FEWEST_TASKS:
+        return {"n_tasks": len(tasks), "missing": too_few(scores, accuracies)}
     found = pearson(scores, accuracies)
     line = {"r": found.r, "r_low": found.low, "r_high": found.high, "p_value": found.p_value, "n_tasks": found.n}
     line["missing"] = "" if found.r is not None else UNDEFINED
     if "class_set" in tasks and tasks.class_set.nunique() > 1:
         by_sets = pearson(scores, accuracies, clusters=tasks.class_set.to_numpy())
         line |= {"r_low_sets": by_sets.low, "r_high_sets": by_sets.high, "n_class_sets": tasks.class_set.nunique()}
-    if predictor not in TRIVIAL and len(tasks) > 3:
+    if predictor not in TRIVIAL:
         partial = partial_pearson(scores, accuracies, tasks.log_n_classes.to_numpy())
         line |= {"partial_r": partial.r, "partial_low": partial.low, "partial_high": partial.high}
         line["partial_p"] = partial.p_value
@@ -115,14 +124,14 @@ def _paper_columns(row, predictor: str, computed: dict) -> dict:
     if r is None:
         return columns
     columns |= {"difference": r - paper, "paper_inside": computed["r_low"] <= paper <= computed["r_high"]}
-    if computed["n_tasks"] > 3 and abs(r) < 1:
+    if abs(r) < 1:
         columns["fisher_z_p"] = compare_independent(r, computed["n_tasks"], paper, PAPER_TASKS)
     return columns
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """The table with the deviations as one text."""
-    return table.assign(deviations=table.deviations.map("; ".join)).to_csv(index=False)
+    """The table with the deviations as one text; twelve digits, because processors differ in the last ones."""
+    return table.assign(deviations=table.deviations.map("; ".join)).to_csv(index=False, float_format="%.12g")
 
 
 def write(results: Path, runs: pd.DataFrame, seed: int) -> None:

@@ -85,6 +85,11 @@ def find_weights_of(source: Source, sha256: str) -> Weights:
     return find_weights(source.name, source.model, source.weights)
 
 
+def tasks_of(folder: Path) -> list[int]:
+    """The numbers of the tasks of a run."""
+    return sorted({int(task) for task, _ in read_done(folder / "scores.csv", ["task", "measure"])})
+
+
 def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
     """The source and target of a run as the configuration, with `overrides`, has them today.
 
@@ -97,8 +102,10 @@ def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = resolve(compose("config", [*overrides_of(setting), *overrides]))
     config = replace(
-        config, engine=Engine(**{"device": "cpu", **setting["engine"]}, threads=1)
-    )  # need not be installed
+        config,
+        engine=Engine(**{"device": "cpu", **setting["engine"]}, threads=1),  # need not be installed
+        n_tasks=dict.fromkeys(config.n_tasks, max(tasks_of(folder), default=0) + 1),
+    )
     (source,), (target,) = config.sources, config.targets
     weights = find_weights_of(source, setting["source"]["weights_sha256"])
     given = {"path": target.path, "size": target.size, "on_damaged": target.on_damaged}
@@ -110,7 +117,7 @@ def open_pair(folder: Path, overrides: Sequence[str]) -> SourceTarget:
     identity = json.loads(json.dumps(pair.identity()))  # its tuples as lists
     if differing := [key for key, value in identity.items() if value != setting.get(key)]:
         raise Invalid(f"{', '.join(differing)} of the configuration differ from those of the run")
-    if images_to_pass(config.cache, pair.outputs_key, data):
+    if images_to_pass(config.cache, pair.outputs_key, pair.passed):
         raise Invalid(f"its forward pass is not in {config.cache}")
     return pair
 

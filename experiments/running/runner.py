@@ -20,11 +20,11 @@ from experiments.running.pair import SourceTarget, find_pairs
 from experiments.running.scores import describe, score_tasks
 from leep.data.shared import load_shared, share
 from leep.errors import Invalid, LeepError
-from leep.execution.processes import Failed, ItemRunner, run_in_order, run_in_processes
+from leep.execution.processes import Failed, ItemRunner, n_cores, run_in_order, run_in_processes
 from leep.machine import cpu_model, versions
 from leep.progress import advance, progress
 from leep.results import Table, open_folder, read_rows
-from leep.statistics import pearson
+from leep.statistics import FEWEST_TASKS, pearson, too_few
 from leep.transfer.method import PROCESSES, THREADS, Budget, Method, Transfer
 from leep.transfer.network import checkpoint_of, used_part
 
@@ -96,7 +96,10 @@ def _run_pair(pair: SourceTarget, failures: list[str]) -> None:
     print(f"{pair.source.name} ({weights} weights) → {pair.target.name} ({variant}): {folder}")
     _record_tasks(pair, folder)
     with Table(folder / "scores.csv", SCORES, ["task", "measure"]) as scores:
+        started, before = time.monotonic(), len(scores.done)
         score_tasks(pair, folder, scores)
+        if new := len(scores.done) - before:
+            _record_time(folder, config, started, scores=new)
         for method in pair.methods:
             _run_method(pair, method, failures)
 
@@ -114,6 +117,8 @@ def _provenance(config: RunConfig) -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cores": n_cores(),
         "packages": versions(packages(config)),
     }
 
@@ -145,7 +150,7 @@ def _run_method(pair: SourceTarget, method: Method, failures: list[str]) -> None
             if written:
                 written.sort()
     if missing:
-        _record_time(folder, len(missing), time.monotonic() - started, config)
+        _record_time(folder, config, started, tasks=len(missing))
     print(f"  {method.name}: {done} tasks{'' if missing else ' were done before'}: {folder / 'transfers.csv'}")
     if not config.experiment.whole_data_set:
         _print_correlations(pair, method)
@@ -213,12 +218,13 @@ def _start_worker(pair: SourceTarget, arrays: Path, method: Method, budget: Budg
     return method.prepare(replace(pair, data=load_shared(pair.data, arrays)), budget, checkpoints)
 
 
-def _record_time(folder: Path, tasks: int, seconds: float, config: RunConfig) -> None:
+def _record_time(folder: Path, config: RunConfig, started: float, **done: int) -> None:
     """Add a line to times.jsonl: what this call did, how long it took, and on what."""
-    done = {"tasks": tasks, "seconds": round(seconds, 1), "workers": n_workers(config), "device": config.engine.device}
+    seconds, workers = round(time.monotonic() - started, 1), n_workers(config)
+    call = {**done, "seconds": seconds, "workers": workers, "device": config.engine.device, **_provenance(config)}
     with open(folder / "times.jsonl", "ab+") as file:
         torn = file.seek(0, 2) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"  # by a kill
-        file.write(b"\n" * torn + json.dumps({**done, "cpu": cpu_model()}).encode() + b"\n")
+        file.write(b"\n" * torn + json.dumps(call).encode() + b"\n")
 
 
 def _print_correlations(pair: SourceTarget, method: Method) -> None:
@@ -230,8 +236,8 @@ def _print_correlations(pair: SourceTarget, method: Method) -> None:
     joined = reached.merge(scores, on=shared)
     for measure in pair.config.measures:
         rows = joined[(joined.measure == measure) & (joined.task < count)]
-        if len(rows) < 3:
-            print(f"    {measure}: no correlation over {len(rows)} tasks")
+        if len(rows) < FEWEST_TASKS:
+            print(f"    {measure}: {too_few(rows.score, rows[metric])}")
             continue
         correlation = pearson(rows.score.to_numpy(), rows[metric].to_numpy())
         interval = (

@@ -18,6 +18,8 @@ from leep.files import short
 
 __all__ = ["READERS", "DataSet", "Reader", "find_data", "load_data", "locate", "search_path"]
 
+_SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist"
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -55,8 +57,9 @@ READERS = {
         read_fashion_mnist,
         holds_fashion_mnist,
         ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
-        sample=Path(__file__).parent / "sample" / "fashion_mnist",
+        sample=_SAMPLE,
     ),
+    "fashion_mnist_sample": Reader(read_fashion_mnist, sample=_SAMPLE),  # also where the full set is there
     "folder": Reader(read_folder),  # takes the path of the folder, and a size
 }
 

@@ -57,6 +57,12 @@ def only_test(data: DataSet) -> DataSet:
     return replace(data, train_images=data.test_images, train_labels=data.test_labels, files=files)
 
 
+def only_rows(data: DataSet, train: np.ndarray, test: np.ndarray) -> DataSet:
+    """The examples of some rows, in their order."""
+    images = {"train_images": data.train_images[train], "test_images": data.test_images[test]}
+    return replace(data, **images, train_labels=data.train_labels[train], test_labels=data.test_labels[test])
+
+
 def check_labels(labels: np.ndarray, n_classes: int, path: Path) -> np.ndarray:
     """Return the labels as int64; `Invalid` names the file if one is out of range.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import sys
+import tempfile
 
 import mxnet as mx
 import numpy as np
@@ -34,11 +38,30 @@ def _pooling_as_mean(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     return mx.sym.load_json(json.dumps(graph))
 
 
+@functools.cache
+def _start_mxnet() -> None:
+    """Start MXNet's queue of operations without the line that it prints of it; whatever else it says is passed on."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            mx.nd.zeros(1).wait_to_read()
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            file.seek(0)
+            os.write(2, b"".join(line for line in file if b"MXNet start using engine" not in line))
+
+
 class GluonEngine:
     """Runs networks in MXNet, float32, on the CPU."""
 
     name = "gluon"
     precision = "float32"
+
+    def __init__(self):
+        _start_mxnet()
 
     def predictor(self, net: mx.gluon.HybridBlock) -> Predictor:
         """A function images `(n, 3, h, w)` float32 → features `(n, d)`, logits `(n, c)` float32 arrays."""

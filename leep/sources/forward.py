@@ -45,6 +45,24 @@ class SourceOutputs:
     test_probs: np.ndarray
 
 
+def spread(outputs: SourceOutputs, data: DataSet, train: np.ndarray, test: np.ndarray) -> SourceOutputs:
+    """Outputs on some rows of a data set, in arrays of all its rows; the others are zeros, which take no memory.
+
+    Parameters
+    ----------
+    outputs : SourceOutputs
+        On `only_rows(data, train, test)`.
+    data : DataSet
+    train, test : int arrays
+    """
+    arrays = {}
+    for name, values in vars(outputs).items():
+        rows, count = (train, len(data.train_labels)) if name.startswith("train") else (test, len(data.test_labels))
+        arrays[name] = np.zeros((count, *values.shape[1:]), values.dtype)
+        arrays[name][rows] = values
+    return SourceOutputs(**arrays)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Rows of probabilities, in the precision of the logits."""
     exp = np.exp(logits - logits.max(1, keepdims=True))
