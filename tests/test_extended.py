@@ -140,9 +140,9 @@ def test_ranks_by_hand():
 def test_the_sentence_names_what_is_told_apart():
     """Two measures, n rows: q = 1.960, so that the critical difference is 1.960 · sqrt(2 · 3 / (6 n)) = 1.960 / √n."""
     four = ranks(made_up_table({"leep": [0.5] * 4, "nce": [0.4] * 4}))
-    assert "0.05) is 1.0" in rank_sentence(four) and f"only {label('nce')} behind" in rank_sentence(four)
+    assert "0.05) is 1.0" in rank_sentence(four) and f"puts {label('nce')} behind" in rank_sentence(four)
     three = ranks(made_up_table({"leep": [0.5] * 3, "nce": [0.4] * 3}))
-    assert "0.05) is 1.1" in rank_sentence(three) and "no other behind" in rank_sentence(three)
+    assert "0.05) is 1.1" in rank_sentence(three) and "puts no other behind" in rank_sentence(three)
     assert rank_sentence(ranks(made_up_table({"leep": [0.5], "nce": [0.4]}))) == ""
 
 

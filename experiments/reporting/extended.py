@@ -150,11 +150,11 @@ def rank_sentence(found: pd.DataFrame) -> str:
     n_rows, first = int(found.rows.iloc[0]), found.iloc[0]
     least = critical_difference(len(found), n_rows)
     worse = found[found["rank"] > first["rank"] + least].measure
-    behind = f"only {', '.join(map(label, worse))} behind it" if len(worse) else "no other behind it"
+    behind = ", ".join(map(label, worse)) or "no other"
     return (
         f"Over the {n_rows} rows in which all {len(found)} measures were computed, {label(first.measure)} has the best "
         f"average rank, {first['rank']:.1f}; the critical difference (Nemenyi, 0.05) is {least:.1f}, "
-        f"which tells {behind}. "
+        f"which puts {behind} behind it. "
         "The rows share data sets and source models, so that they count for less than as many independent ones."
     )
 

@@ -14,6 +14,7 @@ MAX_EXAMPLES = 5000
 FLOOR = 1e-6  # added to the variances, over their mean
 TOLERANCE = 1e-3  # of the mean log-likelihood, nats
 MAX_STEPS = 100
+AT_ONCE = 1 << 24  # entries of a block: 0.1 GB
 
 
 def nleep_score(
@@ -119,27 +120,41 @@ def mixture_probs(x: np.ndarray, n_gaussians: int, rng: np.random.Generator) -> 
     n, d = x.shape
     probs = np.zeros((n, n_gaussians))
     probs[np.arange(n), cluster(x, n_gaussians, rng)] = 1.0
-    probs = probs[:, probs.any(axis=0)]
     upper = np.triu_indices(d)
-    products = np.concatenate([x[:, upper[0]] * x[:, upper[1]], x, np.ones((n, 1))], axis=1)
+    size = max(1, AT_ONCE // (len(upper[0]) + d + 1))
+    blocks = [slice(start, start + size) for start in range(0, n, size)]
+
+    def products(rows: slice) -> np.ndarray:
+        part = x[rows]
+        return np.concatenate([part[:, upper[0]] * part[:, upper[1]], part, np.ones((len(part), 1))], axis=1)
+
+    moments = sum(probs[rows].T @ products(rows) for rows in blocks)
     last = -np.inf
     for _ in range(MAX_STEPS):
-        moments = probs.T @ products
-        log_joint = products @ _coefficients(moments, d, upper, n).T
-        peak = log_joint.max(axis=1, keepdims=True)
-        probs = np.exp(log_joint - peak)
-        totals = probs.sum(axis=1, keepdims=True)
-        probs /= totals
-        likelihood = float((peak + np.log(totals)).mean())
+        moments = moments[moments[:, -1] > 1e-10]  # a Gaussian may lose its examples
+        coefficients = _coefficients(moments, d, upper, n)
+        probs, moments, likelihood = np.empty((n, len(moments))), np.zeros_like(moments), 0.0
+        for rows in blocks:
+            terms = products(rows)
+            log_joint = terms @ coefficients.T
+            peak = log_joint.max(axis=1, keepdims=True)
+            own = np.exp(log_joint - peak)
+            totals = own.sum(axis=1, keepdims=True)
+            probs[rows] = own / totals
+            moments += probs[rows].T @ terms
+            likelihood += float((peak + np.log(totals)).sum()) / n
         if abs(likelihood - last) < TOLERANCE:
             break
         last = likelihood
-        probs = probs[:, probs.sum(axis=0) > 1e-10]  # a Gaussian may lose its examples
     return probs / probs.sum(axis=1, keepdims=True)
 
 
 def _coefficients(moments: np.ndarray, d: int, upper: tuple[np.ndarray, np.ndarray], n: int) -> np.ndarray:
     """log πₖ N(x; μₖ, Σₖ) as a linear function of `products`, from the sums of these weighted by probabilities."""
+    together = max(1, AT_ONCE // d**2)
+    if len(moments) > together:
+        parts = [moments[k : k + together] for k in range(0, len(moments), together)]
+        return np.concatenate([_coefficients(part, d, upper, n) for part in parts])
     masses = moments[:, -1]
     means = moments[:, -1 - d : -1] / masses[:, None]
     covariances = np.empty((len(masses), d, d))

@@ -73,7 +73,7 @@ REJECTED = [
     (FEATURES[:0], LABELS[:0], "features must hold at least one example and one column"),
     (FEATURES.astype(complex), LABELS, "features must be real numbers"),
     (FEATURES[:9], LABELS, r"must have as many rows as each other, got \[9, 10\]"),
-    (FEATURES, LABELS.astype(float), "target_labels must be integers, got dtype float64"),
+    (FEATURES, LABELS + 0.5, "target_labels must"),
     (FEATURES, LABELS - 2, "target_labels must be non-negative, got -2"),
-    (FEATURES, LABELS[:, None], r"target_labels must have shape \(n,\), got \(10, 1\)"),
+    (FEATURES, LABELS.reshape(5, 2), r"target_labels must have shape \(n,\), got \(5, 2\)"),
 ]

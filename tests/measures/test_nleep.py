@@ -82,6 +82,13 @@ def test_same_seed_same_score_and_little_spread():
     assert first == nleep_score(features, labels, max_examples=100)
 
 
+def test_blocks_of_examples_and_gaussians(monkeypatch):
+    features, labels = task(1, 200, 12, 4)
+    whole = nleep_score(features, labels)
+    monkeypatch.setattr(importlib.import_module("leep.measures.nleep"), "AT_ONCE", 300)
+    assert nleep_score(features, labels) == pytest.approx(whole, abs=1e-12)
+
+
 def test_arrays():
     check_arrays(nleep_score, 1e-4)
 

@@ -154,7 +154,7 @@ def test_a_single_class():
     [
         ([[0.5, 0.6]], [0], {}, "source_probs must sum to 1"),
         ([[0.5, 0.5]], [0, 1], {}, "must have as many rows"),
-        ([[0.5, 0.5]], [0.0], {}, "target_labels must be integers"),
+        ([[0.5, 0.5]], [0.5], {}, "target_labels"),
         ([[0.5, 0.5]], [0], {"prior": 0.0}, "prior must be positive"),
         ([[0.5, 0.5]], [0], {"prior": math.nan}, "prior must be positive"),
         ([[0.5, 0.5]], [0], {"steps": 0}, "steps must be an integer"),
