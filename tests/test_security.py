@@ -29,6 +29,7 @@ ARGUED = {
     ("leep/execution/dask.py", "pickle.loads"),  # what the parent sent over Dask's own connection, itself of pickles
     ("leep/execution/gpu.py", "subprocess.run"),  # nvidia-smi with constant arguments
     ("scripts/bench.py", "subprocess.run"),  # its own constant text, in a fresh process
+    ("scripts/sensitivity.py", "subprocess.run"),  # run.py with constant arguments and those of its own command line
 }
 
 
