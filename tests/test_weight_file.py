@@ -96,7 +96,7 @@ def test_safetensors_that_are_not_installed(tmp_path, monkeypatch):
         (b"", "it is empty"),
         (b"<!DOCTYPE html><html>404", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
-        (gzip.compress(b"weights"), "gunzip"),
+        (gzip.compress(b"weights", mtime=0), "gunzip"),
         (b"\xfd7zXZ\x00" + bytes(30), "xz -d"),
         (b"\x89HDF\r\n\x1a\n" + bytes(30), "Keras"),
         (b"\x08\x07\x12\x07pytorch" + bytes(30), "onnx:FILE"),
