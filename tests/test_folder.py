@@ -388,7 +388,7 @@ def test_another_entry_of_the_exif_block_that_is_damaged_costs_nothing(tmp_path)
 
 def test_every_mode_becomes_rgb(tmp_path):
     red = Image.new("RGB", (4, 4), (255, 0, 0))
-    for mode, suffix in (("P", ".png"), ("P", ".gif"), ("RGBA", ".png"), ("CMYK", ".tif"), ("YCbCr", ".tif")):
+    for mode, suffix in (("P", ".png"), ("P", ".gif"), ("RGBA", ".png"), ("CMYK", ".tif"), ("YCbCr", ".jpg")):
         picture = written(tmp_path, red.convert(mode), suffix)
         np.testing.assert_allclose(picture.pixels[0, 0], (255, 0, 0), atol=2, err_msg=f"{mode} {suffix}")
         assert picture.changes == 0

@@ -203,7 +203,8 @@ def _scale_integers(values: np.ndarray) -> np.ndarray:
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     """As `ImageOps.exif_transpose`, which fails where another entry of the EXIF block is damaged."""
-    image.load()  # a TIFF is turned by it
+    if image.format == "TIFF":
+        return image  # Pillow turns it when it is loaded
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     return image if turn is None else image.transpose(turn)
 
