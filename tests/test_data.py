@@ -404,7 +404,7 @@ def test_load_folder(tmp_path):
     assert find_data("folder", path=tmp_path) == tmp_path
     data = load_data("folder", path=tmp_path, size=3)
     assert data.train_images.shape == (2, 3, 3, 3)
-    assert set(READERS) == {"cifar10", "cifar100", "fashion_mnist", "folder"}
+    assert set(READERS) == {"cifar10", "cifar100", "fashion_mnist", "fashion_mnist_sample", "folder"}
 
 
 def test_the_hash_is_of_pixels_and_labels(tmp_path):
