@@ -38,7 +38,7 @@ REJECTED = [  # features, labels, what the message says
     (FEATURES[:, :0], LABELS, "features must hold at least one example and one column"),
     (FEATURES.astype(complex), LABELS, "features must be real numbers, got dtype complex128"),
     (FEATURES, LABELS[:9], r"must have as many rows as each other, got \[10, 9\]"),
-    (FEATURES, LABELS.astype(float), "target_labels must be integers, got dtype float64"),
+    (FEATURES, LABELS + 0.5, "target_labels must"),
     (FEATURES, LABELS - 2, "target_labels must be non-negative, got -2"),
-    (FEATURES, LABELS[:, None], r"target_labels must have shape \(n,\), got \(10, 1\)"),
+    (FEATURES, LABELS.reshape(5, 2), r"target_labels must have shape \(n,\), got \(5, 2\)"),
 ]
