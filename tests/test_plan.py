@@ -368,7 +368,7 @@ def test_other_values_of_plan_are_refused(configure, value):
 
 
 def test_one_that_is_wrong_does_not_stop_the_others(configure, balanced, monkeypatch, capsys):
-    monkeypatch.setattr(Rates, "seconds", lambda self, key, make: RATES[key[0]])
+    monkeypatch.setattr(Rates, "seconds", lambda self, key, make, units: RATES[key[0]])
     wrong = balanced("task={n_classes:7,per_class:5}")
     with pytest.raises(Invalid, match="small_balanced cannot be drawn from cifar100"):
         print_plan([wrong, configure("task={min_smaller:3,max_smaller:3,ratio:2}")])
