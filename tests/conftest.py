@@ -85,6 +85,7 @@ def arguments(data_root, random_weights, shared_cache, tmp_path):
             "source=[cifar10_resnet20]",
             "target=[cifar100]",
             f"source.cifar10_resnet20.weights={random_weights}",
+            "source.cifar10_resnet20.title=Random",  # without it, what they were trained on would be unknown
             f"data.root={data_root}",
             f"paths.results={results or tmp_path / 'results'}",
             f"paths.cache={shared_cache}",

@@ -50,7 +50,7 @@ def test_candidates_run_and_a_second_call_does_nothing(run_experiment, other_wei
     assert runs.groupby("source").score.nunique().eq(3).all() and runs.groupby("measure").score.nunique().eq(2).all()
     assert set(runs.task) == {0} and set(runs.n_classes) == {6} and set(runs.n_examples) == {6 * 320}
     table = candidates(runs, "cifar100", "retrain_head")
-    assert set(table.title) == {"ResNet20, CIFAR10", "ResNet20 (5 epochs), CIFAR10"}
+    assert set(table.title) == {"Random, CIFAR10", "ResNet20 (5 epochs) (other.params), unknown data"}
     assert to_markdown(runs) in first.stdout
     assert all(f"- {label(p)}: not computed over" in first.stdout for p in PREDICTORS)
     assert "LEEP: not computed over 2 candidates" in first.stdout

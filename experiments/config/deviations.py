@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 from experiments.config.values import RunConfig
 
-NOT_PROTOCOL = ("weights", "implementation")  # how, not what: named elsewhere in the results
+NOT_PROTOCOL = ("weights", "title", "implementation")  # how, not what: named elsewhere in the results
 
 
 def with_deviations(ours: RunConfig, paper: RunConfig) -> RunConfig:

@@ -205,7 +205,7 @@ def find_pairs(config: RunConfig, loaded: dict | None = None) -> list[SourceTarg
     weights = _find_weights(config, lacks)
     loaded = {} if loaded is None else loaded
     data = _find_data(config, lacks, loaded) if weights else _miss_data(config, lacks)  # reads nothing
-    pairs = []
+    pairs, misfits = [], False
     for source in _described(config, weights):
         targets = [target for target in config.targets if target.name in data]
         of_source = [
@@ -213,6 +213,7 @@ def find_pairs(config: RunConfig, loaded: dict | None = None) -> list[SourceTarg
         ]
         if wrong := _check_weights(of_source):
             lacks.other.append(wrong)
+            misfits = True
             continue
         for pair in of_source:
             methods = []
@@ -225,7 +226,7 @@ def find_pairs(config: RunConfig, loaded: dict | None = None) -> list[SourceTarg
                 pairs.append(replace(pair, methods=tuple(methods)))
     if lacks and (config.strict or not pairs):
         text = lacks.text(every=config.strict or config.verbose)
-        raise (Invalid if pairs else Missing)(f"{config.experiment.name} cannot run:{text}")
+        raise (Invalid if pairs or misfits else Missing)(f"{config.experiment.name} cannot run:{text}")
     if lacks:
         print(f"Left out:{lacks.text(every=config.verbose)}")
     return pairs
