@@ -157,9 +157,9 @@ def outside(tmp_path, monkeypatch):
 
 @pytest.fixture
 def values(data_root, random_weights, shared_cache):
-    """Of the configuration: where data, weights and passes are."""
-    weights = f"source.cifar10_resnet20.weights={random_weights}"
-    return [weights, f"data.root={data_root}", f"paths.cache={shared_cache}"]
+    """Of the configuration: weights and their title, where data and passes are."""
+    weights = f"source.cifar10_resnet20.weights={random_weights}", "source.cifar10_resnet20.title=Random"
+    return [*weights, f"data.root={data_root}", f"paths.cache={shared_cache}"]
 
 
 def test_missing_scores_are_added_and_nothing_else_changes(run_here, values, tmp_path, outside):
@@ -203,9 +203,9 @@ def test_runs_without_a_pass_or_of_other_weights_are_left_out(run_here, values, 
     results = tmp_path / "results"
     assert run_here("small_balanced", "measures=[leep]", results=results) is None
     (folder,) = find_folders(results, 0)
-    rest = values[1:]
+    rest = values[2:]
     with pytest.raises(Invalid, match=r"not in .*elsewhere"):
-        score_folder(folder, ["nce"], [*values[:2], f"paths.cache={tmp_path / 'elsewhere'}"])
+        score_folder(folder, ["nce"], [*values[:3], f"paths.cache={tmp_path / 'elsewhere'}"])
     with pytest.raises(Invalid, match="source"):
         score_folder(folder, ["nce"], ["source.cifar10_resnet20.weights=bundled", *rest])
     assert not (tmp_path / "elsewhere").exists() and find_folders(results, 1) == []
