@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import composed
+from conftest import ROOT, composed
 
 from experiments.quality.config import QualityConfig
 from experiments.quality.runner import draw_rows, pack, run, unpack
 from experiments.quality.targets import SUPERCLASSES, LabelledImages, draw_images, find_targets, read_digits
 from experiments.reporting.ranking_quality import (
+    PAGE,
     evaluate,
     evaluate_all,
     find_folder,
@@ -17,6 +18,7 @@ from experiments.reporting.ranking_quality import (
     to_markdown,
     write,
 )
+from experiments.reporting.readme import updated
 from leep.errors import Invalid, Missing
 from leep.probe import held_out
 from leep.statistics import weighted_kendall
@@ -295,3 +297,15 @@ def test_the_table_has_a_row_a_predictor_the_least_regret_first():
     assert by_name["LEEP"] == ["5.0", "5.0", "50%", "50%", "—", "—", "1"]
     assert [*by_name].index("LEEP") < [*by_name].index("Check (cross-validated head)")  # 20 points
     assert "few images" in text and "1 targets, 3 candidates" in text
+
+
+def test_the_page_and_the_table_are_those_of_the_committed_rows():
+    place = ROOT / "results" / "reference"
+    folder = find_folder(place)
+    committed = pd.read_csv(place / "ranking_quality" / "quality.csv", dtype={"size": str})
+    made = summarise(evaluate_all(*read(folder)))
+    keys = ["models", "size", "method", "predictor", "statistic"]
+    assert made[keys].to_numpy().tolist() == committed[keys].to_numpy().tolist(), "make readme"
+    np.testing.assert_allclose(made.value, committed.value, atol=1e-4)
+    page, table = PAGE.read_text("utf-8"), (place / "ranking_quality" / "quality.md").read_text("utf-8")
+    assert updated(page, table.partition("\n\n")[2].rstrip()) == page, "make readme"

@@ -214,7 +214,7 @@ def to_markdown(summary: pd.DataFrame, deviations: list[str], counts: dict[str, 
 
 
 def _table(summary: pd.DataFrame) -> list[list[str]]:
-    """Regret at each size, the share of right choices and τ at the smallest and from all images; least regret first."""
+    """Regret at each size; from the fewest images and from all, the share of right choices and τ."""
     sizes = [*sorted({*summary["size"]} - {"all"}, key=int), "all"]
     cells = {(row.predictor, row.statistic, row.size): row for row in summary.itertuples()}
     ends = [sizes[0], "all"]
@@ -225,7 +225,8 @@ def _table(summary: pd.DataFrame) -> list[list[str]]:
     ]
     known = summary[(summary.statistic == "regret") & (summary["size"] == "all")]
     rows = [["Predictor", *(title for _, _, title, _ in columns), "Targets"]]
-    for predictor in known.sort_values(["value", "predictor"]).predictor:
+    known = known.assign(missing=-known.n_targets)  # what was rarely defined comes last
+    for predictor in known.sort_values(["missing", "value", "predictor"]).predictor:
         texts = [_cell(cells.get((predictor, statistic, size)), form) for statistic, size, _, form in columns]
         rows.append([_label(predictor), *texts, str(cells[predictor, "regret", "all"].n_targets)])
     return rows
