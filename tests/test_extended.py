@@ -255,10 +255,10 @@ def test_a_run_goes_on_where_a_measure_is_undefined(run_here, tmp_path, outside)
 
 def test_the_command_scores_and_writes_the_table(run_here, values, tmp_path, outside, monkeypatch, capsys):
     results = tmp_path / "results"
-    assert run_here("small_balanced", "measures=[leep]", results=results) is None
+    assert run_here("small_balanced", "measures=[leep]", "scale.max_tasks.retrain_head=12", results=results) is None
     measures = f"measures=[leep,lfc,{outside}]"
     monkeypatch.setattr("sys.argv", ["measuring", str(results), *values, measures, "--workers", "1"])
     main()
     table = pd.read_csv(results / "measures.csv")
     assert set(table.measure) == {"leep", "lfc", outside} and set(table.row) == {3}
-    assert table.n_tasks[table.measure == "lfc"].item() == 4 and "undefined for" in capsys.readouterr().out
+    assert table.n_tasks[table.measure == "lfc"].item() == 12 and "undefined for" in capsys.readouterr().out

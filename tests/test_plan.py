@@ -385,10 +385,12 @@ def test_command_measures_once_and_runs_nothing(run_experiment, tmp_path):
     assert "small_imbalanced, scale=smoke" in done.stdout and "retrain_head, cifar10_resnet20" in done.stdout
     assert [p.name for p in cache.iterdir()] == ["rates.json"] and not (tmp_path / "results").exists()
     kept = json.loads((cache / "rates.json").read_text())
-    assert len(kept) == 2 and all(0 < rate < 1 for rate in kept.values())
+    assert kept and all(0 < rate < 1 for rate in kept.values())
     again = run_experiment("measure_comparison", *options)
-    assert "measuring:" in done.stderr and "measuring:" not in again.stderr
-    assert json.loads((cache / "rates.json").read_text()) == kept
+    what = "measuring: forward pass cifar_resnet20_v1 32"  # of heads there may be too few to tell, so they are not kept
+    assert what in done.stderr and what not in again.stderr
+    now = json.loads((cache / "rates.json").read_text())
+    assert kept.items() <= now.items()
 
 
 def test_read_done_is_what_a_table_holds(tmp_path):

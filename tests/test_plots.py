@@ -18,12 +18,15 @@ def labels(ax):
 
 
 def test_scatter_has_the_tasks_and_the_best_fit_line(ax):
-    table = pd.DataFrame({"method": "retrain_head", "score": [-3.0, -2, -1], "accuracy": [0.2, 0.5, 0.5]})
+    score, accuracy = [-3.0, -2, -1] * 4, [0.2, 0.5, 0.5] * 4
+    table = pd.DataFrame({"method": "retrain_head", "score": score, "accuracy": accuracy})
     assert plots.scatter(ax, table) is ax
     np.testing.assert_allclose(ax.collections[0].get_offsets(), table[["score", "accuracy"]])
     # slope Σ(x − x̄)(y − ȳ) / Σ(x − x̄)² = 0.3 / 2, through (−2, 0.4)
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[-3, 0.25], [-1, 0.55]])
     assert labels(ax) == ["Re-train head"]
+    few = plots.scatter(Figure().subplots(), table[:9])
+    assert len(few.collections[0].get_offsets()) == 9 and not few.lines, "no line over fewer than ten tasks"
 
 
 def test_level_means_have_errors_and_counts(ax):

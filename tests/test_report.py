@@ -42,7 +42,7 @@ def test_without_runs_nothing_is_measured(tmp_path):
 def row(leep, other, p_leep=0.01, p_other=0.01):
     """A table in which row 1 has these correlations, and row 2 is not computed."""
     lines = {"row": [1, 1, 2], "measure": ["leep", "nce", "leep"], "r": [leep, other, None], "run": ["r", "r", None]}
-    return pd.DataFrame(lines).assign(p_value=[p_leep, p_other, None])
+    return pd.DataFrame(lines).assign(p_value=[p_leep, p_other, None], n_tasks=[200, 200, None])
 
 
 UNDEFINED = float("nan")
