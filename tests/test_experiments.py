@@ -160,7 +160,7 @@ def test_results_name_what_made_them(run_experiment, tmp_path):
     (run,) = scores.parent.glob("retrain_head-*")
     (call,), (scored,) = read_times(run), read_times(scores.parent)
     assert call["tasks"] == 4 and call["seconds"] > 0 and call["device"] == "cpu"
-    assert scored["scores"] == 12 and scored["seconds"] > 0
+    assert scored["scores"] == 12 and scored["seconds"] >= 0
     for machine in (call, scored, setting["provenance"]):
         assert machine["cpu"] and machine["cores"] >= 1 and machine["packages"]["mxnet"] == "1.9.1"
 
