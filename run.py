@@ -4,7 +4,10 @@ import os
 import signal
 import sys
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError:
+    sys.exit("run.py: this Python has no Hydra; make env builds an environment, then .venv/bin/python run.py")
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig

@@ -85,11 +85,11 @@ def too_few(scores: np.ndarray, accuracies: np.ndarray) -> str:
     Examples
     --------
     >>> too_few([-0.5, -1.25], [0.8, 0.61])
-    '2 tasks, of 10 that a correlation needs; score and accuracy: (−0.500, 0.800) (−1.250, 0.610)'
+    '2 tasks, of 10 that a correlation needs; score and test result: (−0.500, 0.800) (−1.250, 0.610)'
     """
     points = " ".join(f"({x:.3f}, {y:.3f})" for x, y in zip(scores, accuracies)).replace("-", "−")
     tasks = f"{len(scores)} task{'s' * (len(scores) != 1)}"
-    return f"{tasks}, of {FEWEST_TASKS} that a correlation needs; score and accuracy: {points}"
+    return f"{tasks}, of {FEWEST_TASKS} that a correlation needs; score and test result: {points}"
 
 
 def partial_pearson(

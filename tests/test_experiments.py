@@ -192,7 +192,7 @@ def test_of_few_tasks_only_the_images_that_they_use_are_passed(arguments, tmp_pa
     (again,) = find_pairs(config)
     assert again.used_rows is None  # the pass over all images is there
     run(config)
-    assert "4 tasks, of 10 that a correlation needs; score and accuracy: (" in capsys.readouterr().out
+    assert "4 tasks, of 10 that a correlation needs; score and test result: (" in capsys.readouterr().out
 
 
 def test_tasks_of_whole_classes_and_methods_from_outside_have_all_images_passed(arguments, tmp_path):

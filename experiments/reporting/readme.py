@@ -49,7 +49,7 @@ def section(runs: pd.DataFrame) -> str:
 def short_section(runs: pd.DataFrame) -> str:
     """The computed rows of Table 1 with seed 0: what was run, and each measure's correlation beside the paper's."""
     table = build_table(runs)
-    lines = [["Row", "Method", "Source → target", "Tasks", *map(label, PAPER_MEASURES), "Count"]]
+    lines = [["Row", "Method", "Source → target", "Setting", *map(label, PAPER_MEASURES), "Tasks"]]
     for row in table_rows(table):
         if not row.is_computed:
             continue
@@ -61,7 +61,9 @@ def short_section(runs: pd.DataFrame) -> str:
         ]
         what = [str(first.row), first.algorithm, f"{row.source} → {first.target_data}"]
         lines.append([*what, f"{first.properties} ({first.section})", *cells, str(first.n_tasks)])
-    return "\n".join(markdown_lines(lines))
+    computed, missing = len(lines) - 1, sorted({*table.row} - {int(line[0]) for line in lines[1:]})
+    rest = f" Not yet: rows {', '.join(map(str, missing))}." if missing else ""
+    return "\n".join([f"{computed} of {table.row.nunique()} rows are computed.{rest}\n", *markdown_lines(lines)])
 
 
 def updated(text: str, new: str) -> str:
