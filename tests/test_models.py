@@ -308,6 +308,9 @@ def test_onnx_features_are_the_input_of_the_last_gemm(tmp_path, images):
     assert (model.size, model.n_features, model.n_classes) == (8, 3, 5)
     assert (model.parameters, model.weight_bytes) == (20, 80)
     assert any("preprocessing guessed" in note for note in model.notes)
+    assert '"mean"' in model.guess.remedy and "m.json beside m.onnx" in model.guess.remedy
+    (tmp_path / "m.json").write_text('{"mean": 0.5, "std": 0.5}')
+    assert open_model(str(tmp_path / "m.onnx")).guess is None
 
 
 def test_onnx_a_softmax_at_the_end_gives_the_same(tmp_path, images):

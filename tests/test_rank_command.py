@@ -21,14 +21,20 @@ from leep.commands.survey import (
 from leep.models import find_images
 
 MODELS = """
+from pathlib import Path
 import numpy as np
 from leep.models import Model
+from leep.models.model import Guess
 
 def _colours(x):
     return x.mean((2, 3))
 
 def good():
     return Model("good", lambda x: (_colours(x), _colours(x)), size=8, sha256="good", class_names=["Red", "green", "z"])
+
+def guessed():
+    guess = Guess.of_file("mean 0, std 1", Path("a/net.onnx"))
+    return Model("guessed", lambda x: (_colours(x), _colours(x)), size=8, sha256="guessed", guess=guess)
 
 def blind():
     return Model("blind", lambda x: (np.ones((len(x), 2)), None), size=8, sha256="blind", outputs="none")
@@ -153,6 +159,16 @@ def test_the_command_repeats_it(leep, images):
 
 def test_own_classes_in_the_source_are_a_warning(leep, images):
     assert "good: 2 of your 2 classes are, by name" in rank(leep, images)[1]
+
+
+def test_guessed_preprocessing_is_a_warning(leep, images):
+    out = rank(leep, images, models=["python:made:guessed", "python:made:good"])[1]
+    lines = [line for line in out.splitlines() if line.startswith("Warning: ") and "is guessed" in line]
+    assert len(lines) == 1 and "guessed" in lines[0] and "into net.json beside net.onnx" in lines[0]
+    warnings = json.loads((images.parent / "out/ranking.json").read_text())["warnings"]
+    assert lines[0].removeprefix("Warning: ") in warnings
+    page = (images.parent / "out/index.html").read_text().replace("<wbr>", "")
+    assert "net.json" in page
 
 
 def test_nothing_is_overwritten(leep, images):

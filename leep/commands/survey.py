@@ -197,12 +197,11 @@ def try_models(
 
 
 def _notes(candidates: Iterable[Candidate]) -> dict[str, list[str]]:
-    """The models that each note is about; notes that differ by the name of the model's file alone are one."""
+    """The models that each note is about."""
     notes: dict[str, list[str]] = {}
     for candidate in candidates:
         for note in candidate.model.notes if candidate.model else ():
-            stem = Path(candidate.spec.rpartition(":")[2]).stem
-            notes.setdefault(note.replace(f"{stem}.json", "MODEL.json"), []).append(candidate.spec)
+            notes.setdefault(note, []).append(candidate.spec)
     return notes
 
 

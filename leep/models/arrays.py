@@ -33,7 +33,7 @@ class StoredOutputs:
     labels : `(n,)` or None, integers or text
     """
 
-    resize = size = parameters = weight_bytes = None
+    resize = size = parameters = weight_bytes = guess = None
     device = "cpu"
     trainable = False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leep.data.picture import INTERPOLATIONS
 from leep.errors import Invalid, Missing
-from leep.models.model import Model, digest, suggest
+from leep.models.model import Guess, Model, digest, suggest
 from leep.models.settings import preprocessing, read_settings
 
 _CLASSIFIER = "ForImageClassification"
@@ -60,7 +60,9 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
             if classifier:
                 raise Invalid(f"its classifier has no weights: {', '.join(missing)}")
         defaults = _defaults(transformers, name, config, where)
-    notes = ["preprocessing guessed: that of ImageNet"] if defaults.pop("guessed", False) and not settings else []
+    guess = None
+    if defaults.pop("guessed", False) and not settings:
+        guess = Guess("that of ImageNet", "save its image processor, preprocessor_config.json, into its folder")
     if classifier:
         size = settings.get("size", defaults["size"])
         head = torch_network.find_head(module, size)[1]
@@ -79,7 +81,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         outputs="logits" if classifier else "none",
         no_probs=f"{', '.join(config.architectures or ['it'])} has no classifier",
         sha256=digest("transformers", transformers.__version__, torch_network.hash_weights(module)),
-        notes=notes,
+        guess=guess,
         device=device,
     )
 

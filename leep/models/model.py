@@ -6,7 +6,7 @@ import copy
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,20 @@ from leep.sources.preprocess import normalise
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OUTPUTS = ("logits", "probabilities", "either", "none")
 _NOT_PROBABILITIES = 1e-3  # by which the sum of a row may differ from 1
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Preprocessing that nobody said: what was taken, and what to write where if the network had another."""
+
+    what: str
+    remedy: str
+
+    @classmethod
+    def of_file(cls, what: str, file: Path) -> Guess:
+        """Of a model in a file, which `leep.models.settings.read_settings` reads a JSON file beside."""
+        card = file.with_suffix(".json").name
+        return cls(what, f'write {{"mean": 0.5, "std": 0.5}}, or what it had, into {card} beside {file.name}')
 
 
 class Model:
@@ -50,7 +64,9 @@ class Model:
     sha256 : str
         Of the weights and the code, for the cache.
     notes : sequence of str
-        What a user must know, such as a preprocessing that was guessed.
+        What a user must know.
+    guess : Guess, optional
+        If the preprocessing was guessed; it is one of the notes, too.
     device : str
 
     Attributes
@@ -91,6 +107,7 @@ class Model:
         weight_bytes: int | None = None,
         sha256: str = "",
         notes: Iterable[str] = (),
+        guess: Guess | None = None,
         device: str = "cpu",
     ):
         if outputs not in _OUTPUTS:
@@ -99,6 +116,8 @@ class Model:
         self.resize = resize or Resize(size)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.parameters, self.weight_bytes, self.notes = parameters, weight_bytes, tuple(notes)
+        self.guess = guess
+        self.notes += (f"preprocessing guessed: {guess.what}",) if guess else ()
         self.sha256 = sha256
         self.outputs = outputs
         self.trainable = hasattr(run, "trainer")

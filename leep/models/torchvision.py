@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from leep.errors import Invalid, Missing
-from leep.models.model import Model, digest, suggest
+from leep.models.model import Guess, Model, digest, suggest
 from leep.models.settings import preprocessing, read_settings
 
 
@@ -42,7 +42,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     transforms = weights.transforms()
     size = transforms.crop_size[0]
     head_name, head = torch_network.find_head(module, size)
-    has_head, notes = True, []
+    has_head, notes, guess = True, [], None
     settings = read_settings(file, options)
     if file:
         tensors, notes = torch_network.read_state_dict(file, module.state_dict())
@@ -57,7 +57,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
                 raise Invalid(f"{error}; they are those of {other}: give torchvision:{other}={file}") from error
             raise
         if weights_file(weights).name != file.name and not settings:
-            notes.append(f"preprocessing guessed: that of torchvision's {weights}")
+            guess = Guess.of_file(f"that of torchvision's {weights}", file)
     else:
         tensors = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
         module.load_state_dict(tensors)
@@ -84,6 +84,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         no_probs=f"{file} has no weights of a classifier" if not has_head else "",
         sha256=digest("torchvision", torchvision.__version__, name, torch_network.hash_weights(module)),
         notes=notes,
+        guess=guess,
         device=device,
     )
 

@@ -22,7 +22,7 @@ from leep.ranking import Ranking, rank
 if TYPE_CHECKING:
     from leep.commands.fine_tuning import FineTuning
     from leep.commands.survey import Candidate
-    from leep.models import FolderImages, Outputs
+    from leep.models import FolderImages, Model, Outputs, StoredOutputs
 
 EXPLAINED = 3  # models, the best ones
 PACKAGES = ("numpy", "scipy", "torch", "torchvision", "timm", "transformers", "onnxruntime", "pillow")
@@ -223,7 +223,12 @@ def make_answer(
         "smallest_class": int(counts[counts > 0].min()),
         "images_sha256": images.sha256,
     }
-    warnings = (*ranking.warnings, *_warn_of_images(images), *_warn_of_sources(images, models))
+    warnings = (
+        *ranking.warnings,
+        *_warn_of_images(images),
+        *_warn_of_sources(images, models),
+        *_warn_of_guesses(models),
+    )
     return Answer(ranking, _join(ranking, candidates, len(images)), warnings, explanations, images, about)
 
 
@@ -309,6 +314,19 @@ def _warn_of_sources(images: FolderImages, models: Mapping[str, object]) -> list
         f"{', '.join(names)}: {n} of your {len(ours)} classes are, by name, classes of the model itself; if it was "
         "trained on these same images, its accuracy is too high."
         for n, names in warnings.items()
+    ]
+
+
+def _warn_of_guesses(models: Mapping[str, Model | StoredOutputs]) -> list[str]:
+    """Preprocessing that was guessed, and what to write where."""
+    by_guess: dict[str, dict[str, str]] = {}
+    for name, model in models.items():
+        if model.guess:
+            by_guess.setdefault(model.guess.what, {})[name] = model.guess.remedy
+    return [
+        f"the preprocessing of {', '.join(remedies)} is guessed, and the right one can change the order: {what}. "
+        f"If another is right, {'; '.join(remedies.values())}."
+        for what, remedies in by_guess.items()
     ]
 
 
