@@ -419,9 +419,15 @@ def _warnings(
         if standings.better[0, place(favourite)] >= SURE:
             a, b = probes[favourite].accuracy, probes[first].accuracy
             yield f"{measure} puts {favourite} first, whose head is right on {a:.1%}; {first}'s on {b:.1%}."
-    largest = counts.max() / counts.sum()
-    if probes[first].interval[0] <= largest:
-        yield f"no head does surely better than to always answer the largest class, right on {largest:.1%}."
+    if weak := no_better_than_largest(probes, counts):
+        whose = "no head" if len(weak) == len(probes) else f"not the head of {_some(weak)}"
+        largest = f"right on {counts.max() / counts.sum():.1%}"
+        yield f"{whose} does surely better than to always answer the largest class, {largest}."
+
+
+def no_better_than_largest(probes: Mapping[str, Probe], counts: np.ndarray) -> list[str]:
+    """The models whose heads are not surely better than to always answer the largest class."""
+    return [name for name, done in probes.items() if done.interval[0] <= counts.max() / counts.sum()]
 
 
 def _some(names: list[str]) -> str:

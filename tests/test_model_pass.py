@@ -23,6 +23,7 @@ from leep.models import (
     images_to_pass,
     measure_speed,
     model_outputs,
+    open_model,
     outputs,
     read_images,
 )
@@ -317,6 +318,26 @@ def test_stored_outputs_must_fit_the_images(images):
         model_outputs(StoredOutputs("x", features[:24], None, None), images)
     with pytest.raises(Invalid, match="x: 25 of its 25 labels"):
         model_outputs(StoredOutputs("x", features, None, 1 - images.labels), images)
+
+
+def test_stored_outputs_are_matched_by_file(tmp_path, folder):
+    images = read(folder, tmp_path / "c")
+    files, n = images.folder.files, len(images)
+    turned = [f"./{file}" for file in reversed(files)]
+    features = np.arange(n + 1, dtype="f4")[:, None]
+    labels = np.append(images.labels[::-1], 0)
+    np.savez(tmp_path / "x.npz", features=features, probs=np.c_[features, n - features] / n, labels=labels,
+             files=[*turned, "cat/unused.png"])  # fmt: skip
+    stored = open_model(str(tmp_path / "x.npz"))
+    out = model_outputs(stored, images)
+    assert out.features[:, 0].tolist() == list(range(n - 1, -1, -1))
+    np.testing.assert_allclose(out.probs[:, 0], out.features[:, 0] / n)
+    stored.files = (*turned[:-1], "other.png", "cat/unused.png")
+    with pytest.raises(Invalid, match=f"lacks 1 of {n} images, such as {files[0]}"):
+        model_outputs(stored, images)
+    stored.files = (*turned[:-1], turned[0], "cat/unused.png")
+    with pytest.raises(Invalid, match="names 1 files again"):
+        model_outputs(stored, images)
 
 
 def test_speed_of_a_few_batches(images):

@@ -171,6 +171,22 @@ def test_guessed_preprocessing_is_a_warning(leep, images):
     assert "net.json" in page
 
 
+def test_arrays_in_another_order(leep, images):
+    files = [f"{file.parent.name}/{file.name}" for file in sorted(images.glob("*/*.png"))]
+    order = np.random.default_rng(0).permutation(20)
+    features = np.array([[file.startswith("red"), 1.0] for file in files], "f4")[order]
+    np.savez("blind.npz", features=features)
+    np.savez("named.npz", features=features, files=np.array(files)[order])
+    np.savez("part.npz", features=features[:9])
+    rank(leep, images, models=["arrays:blind.npz", "arrays:named.npz", "arrays:part.npz"])
+    found = json.loads((images.parent / "out/ranking.json").read_text())
+    assert [(row["model"], row["accuracy"] == 1) for row in found["models"][:2]] == [("named", True), ("blind", False)]
+    warned = [w for w in found["warnings"] if "the order of the images" in w]
+    assert len(warned) == 1 and warned[0].startswith("blind ")
+    assert any("largest class" in w and "blind" in w and "named" not in w for w in found["warnings"])
+    assert "array files" in failures()["arrays:part.npz"]
+
+
 def test_nothing_is_overwritten(leep, images):
     assert rank(leep, images)[0] == 0
     before = (images.parent / "out/index.html").read_bytes()

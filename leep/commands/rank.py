@@ -33,6 +33,10 @@ with the columns file and label; files are looked for beside the table. A model 
   python:MODULE:FUNCTION    what your own code makes
   arrays:FILE.npz           features and probabilities computed elsewhere; arrays:outputs/*.npz for several
 
+The rows of arrays:FILE.npz must be in the order of the images: sorted by class folder, then by split if there are some,
+then by file name, with the files of a sub-folder after those beside it; or in the order of the lines of LABELS.csv.
+Or the archive has an array, files, with the file of each row, relative to FOLDER or to the table's folder.
+
   leep rank my/images
   leep rank my/labels.csv --models timm:convnext_tiny.fb_in1k
   leep rank my/images --models torchvision:resnet18 onnx:model.onnx --output report

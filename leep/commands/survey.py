@@ -179,8 +179,11 @@ def try_models(
                 before = speed_before(model, images, cache=cache) if images and not candidate.to_pass else None
                 candidate.images_per_second = _try(model, folder) if candidate.to_pass else before
                 model = model.without_network()
-            elif len(model.features) != len(folder):
-                raise Invalid(f"has outputs of {len(model.features):,} images, and there are {len(folder):,}")
+            elif len(model.of_images(folder.files).features) != len(folder):
+                raise Invalid(
+                    f"has outputs of {len(model.features):,} images, and there are {len(folder):,}; save the files of "
+                    "the rows as an array files, and those of these images are taken"
+                )
             candidate.model = model
         except LeepError as error:
             candidate.name = spec

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import posixpath
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ ALIASES = {
     "probs": array_files.ALIASES["source_probs"],
     "logits": ("logits",),
     "labels": array_files.ALIASES["target_labels"],
+    "files": ("files", "file", "filenames", "file_names", "paths"),
     "class_names": ("class_names", "source_names", "names"),
 }
 
@@ -31,18 +35,49 @@ class StoredOutputs:
     features : float32 `(n, d)`
     probs : float32 `(n, k)` or None
     labels : `(n,)` or None, integers or text
+    files : tuple of str, or None
+        The image of each row, relative to the folder of images; without it the rows are in the order of the images.
     """
 
     resize = size = parameters = weight_bytes = guess = None
     device = "cpu"
     trainable = False
 
-    def __init__(self, name: str, features, probs, labels, class_names=None, sha256: str = "", notes: tuple = ()):
+    def __init__(
+        self, name: str, features, probs, labels, class_names=None, sha256: str = "", notes: tuple = (), files=None
+    ):
         self.name, self.features, self.probs, self.labels = name, features, probs, labels
         self.n_features = features.shape[1]
         self.n_classes = None if probs is None else probs.shape[1]
         self.no_probs = "it has no array of probabilities" if probs is None else ""
         self.class_names, self.sha256, self.notes = class_names, sha256, notes
+        self.files = files
+
+    def of_images(self, files: Sequence[str]) -> StoredOutputs:
+        """The rows of these images, in their order; itself where the rows have no files.
+
+        Raises
+        ------
+        Invalid
+            If the rows have files, and an image has no row or a file has two.
+        """
+        if self.files is None:
+            return self
+        row_of = {posixpath.normpath(file.replace("\\", "/")): row for row, file in enumerate(self.files)}
+        if len(row_of) < len(self.files):
+            raise Invalid(f"{self.name}: its array files names {len(self.files) - len(row_of)} files again")
+        images = [Path(file).as_posix() for file in files]
+        if missing := [file for file in images if file not in row_of]:
+            raise Invalid(
+                f"{self.name}: its array files lacks {len(missing)} of {len(files)} images, such as {missing[0]}; "
+                f"it has names such as {next(iter(row_of))}. Name the files relative to the folder of images"
+            )
+        rows = [row_of[file] for file in images]
+        taken = copy.copy(self)
+        taken.features, taken.files = self.features[rows], tuple(files)
+        taken.probs = None if self.probs is None else self.probs[rows]
+        taken.labels = None if self.labels is None else np.asarray(self.labels)[rows]
+        return taken
 
 
 def open_model(name: str, file: Path | None, *, device: str, download: bool, threads, options) -> StoredOutputs:
@@ -70,14 +105,18 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
             raise Invalid(f"{path}: {error}; call logits by that name") from error
     labels = arrays.get("labels")
     labels = labels[:, 0] if labels is not None and labels.shape[1:] == (1,) else labels
-    for what, array in (("probs", probs), ("labels", labels)):
+    files = arrays.get("files")
+    if files is not None and (files.ndim != 1 or files.dtype.kind not in "US"):
+        raise Invalid(f"{path}: files must be text (n,), got {files.dtype} {files.shape}")
+    for what, array in (("probs", probs), ("labels", labels), ("files", files)):
         if array is not None and len(array) != len(features):
             raise Invalid(f"{path}: expected as many {what} as features, {len(features)}, got {len(array)}")
     names = read_settings(path, options).get("class_names", arrays.get("class_names"))
     if names is not None and (probs is None or len(names) != probs.shape[1]):
         raise Invalid(f"{path}: {len(names)} names of classes for {0 if probs is None else probs.shape[1]} classes")
     names = None if names is None else tuple(map(str, names))
-    return StoredOutputs(path.stem, features, probs, labels, names, file_digest(path))
+    files = None if files is None else tuple(files.astype(str).tolist())
+    return StoredOutputs(path.stem, features, probs, labels, names, file_digest(path), files=files)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

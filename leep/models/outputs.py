@@ -64,7 +64,7 @@ def model_outputs(
         If the model gives NaN or infinity, or the stored outputs are of another number of images or other labels.
     """
     if isinstance(model, StoredOutputs):
-        _check_stored(model, images)
+        model = _stored(model, images)
         return Outputs(model.features, model.probs)
     batch = batch or batch_size(model.size, model.device)
     names = ("features",) if model.n_classes is None else ("features", "probs")
@@ -142,14 +142,18 @@ def _name(images: Images, row: int) -> str:
     return files[row] if files else f"image {row}"
 
 
-def _check_stored(model: StoredOutputs, images: Images) -> None:
+def _stored(model: StoredOutputs, images: Images) -> StoredOutputs:
+    """Its rows of these images, checked."""
+    folder = getattr(images, "folder", None)
+    model = model.of_images(folder.files) if folder else model
     if len(model.features) != len(images):
         raise Invalid(f"{model.name}: has outputs of {len(model.features)} images, and there are {len(images)}")
     if model.labels is None:
-        return
+        return model
     names = np.asarray(images.class_names)[images.labels]
     ours = names if model.labels.dtype.kind == "U" else images.labels
     if differing := int((np.asarray(model.labels) != ours).sum()):
         raise Invalid(
             f"{model.name}: {differing} of its {len(images)} labels are not those of the images, in their order"
         )
+    return model

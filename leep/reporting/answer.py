@@ -17,12 +17,13 @@ from leep.errors import Invalid
 from leep.explanation import Explanation, aligned, explain, plain_records
 from leep.files import write_atomically
 from leep.machine import cpu_model, versions
-from leep.ranking import Ranking, rank
+from leep.models.arrays import StoredOutputs
+from leep.ranking import Ranking, no_better_than_largest, rank
 
 if TYPE_CHECKING:
     from leep.commands.fine_tuning import FineTuning
     from leep.commands.survey import Candidate
-    from leep.models import FolderImages, Model, Outputs, StoredOutputs
+    from leep.models import FolderImages, Model, Outputs
 
 EXPLAINED = 3  # models, the best ones
 PACKAGES = ("numpy", "scipy", "torch", "torchvision", "timm", "transformers", "onnxruntime", "pillow")
@@ -228,6 +229,7 @@ def make_answer(
         *_warn_of_images(images),
         *_warn_of_sources(images, models),
         *_warn_of_guesses(models),
+        *_warn_of_order(no_better_than_largest(ranking.probes, counts), models),
     )
     return Answer(ranking, _join(ranking, candidates, len(images)), warnings, explanations, images, about)
 
@@ -327,6 +329,16 @@ def _warn_of_guesses(models: Mapping[str, Model | StoredOutputs]) -> list[str]:
         f"the preprocessing of {', '.join(remedies)} is guessed, and the right one can change the order: {what}. "
         f"If another is right, {'; '.join(remedies.values())}."
         for what, remedies in by_guess.items()
+    ]
+
+
+def _warn_of_order(weak: Sequence[str], models: Mapping[str, Model | StoredOutputs]) -> list[str]:
+    """Arrays whose rows may belong to other images."""
+    blind = [name for name in weak if isinstance(models[name], StoredOutputs) and models[name].files is None]
+    return [
+        f"{name} says hardly anything of your classes: are its rows in the order of the images? An array files in its "
+        "archive, with the file of each row, settles it."
+        for name in blind
     ]
 
 
