@@ -68,6 +68,11 @@ class Standings:
             most = max(most, self.n * (Z_95 * error / difference) ** 2 if difference > 0 else math.inf)
         return most
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether even `FAR` times as many images would not tell the first from those within noise."""
+        return self.n_to_tell_apart > FAR * self.n
+
 
 def stand_by_accuracy(probes: Mapping[str, Probe], codes: np.ndarray, n_resamples: int, seed: int) -> Standings:
     """Models ranked by their probes. All probes have the same folds; `codes` are the classes of all images."""
@@ -105,7 +110,7 @@ def recommend(standings: Standings, verified: bool) -> str:
     text = f"{prefix}no clear winner: {', '.join(close[:-1])} and {close[-1]} lie within noise"
     text = text[0].upper() + text[1:]
     needed = standings.n_to_tell_apart
-    if needed > FAR * standings.n:
+    if standings.is_tied:
         return f"{text}; {FAR} times as many images would hardly tell them apart."
     return f"{text}; about {_round_up(max(needed, 1.1 * standings.n)):,} images would tell them apart."
 
@@ -122,7 +127,9 @@ def would_more_change(
 ) -> str:
     """Whether twice as many images would change the choice.
 
-    The lead of the first model is carried on by one more doubling, at its mean change per doubling so far.
+    The accuracies are carried on by one more doubling, at their mean change per doubling so far. Nothing is said of the
+    choice where the models are tied, nor where that makes a model that would be ahead, or the first, right on more than
+    all images.
 
     Parameters
     ----------
@@ -137,19 +144,19 @@ def would_more_change(
     first, *others = standings.names
     gained = 100 * float((parts[first][:, 2] - parts[first][:, 1]).mean())
     gain = f"The last doubling of the images changed the accuracy of {first} by {gained:+.1f} points"
-    if not others:
+    if not others or standings.is_tied:
         return f"{gain}."
-    leads = np.stack([parts[first] - parts[name] for name in others])  # (n_others, n_tested, 3)
-    ahead = leads[:, :, 2] + (leads[:, :, 2] - leads[:, :, 0]) / 2
-    leads_then = resampled_means(ahead.T, codes, n_resamples, seed)
-    stays = (leads_then > 0).mean(axis=0) + (leads_then == 0).mean(axis=0) / 2
+    then = np.stack([p[:, 2] + (p[:, 2] - p[:, 0]) / 2 for p in (parts[name] for name in standings.names)], axis=1)
+    leads = resampled_means(then[:, :1] - then[:, 1:], codes, n_resamples, seed)
+    stays = (leads > 0).mean(axis=0) + (leads == 0).mean(axis=0) / 2
     rival = int(stays.argmin())
     if stays[rival] >= SURE:
         return f"{gain}; twice as many would hardly change the choice."
+    if then[:, [0, 1 + rival]].mean(axis=0).max() > 1:
+        return f"{gain}."
     if stays[rival] <= 1 - SURE:
         return f"{gain}; with twice as many {others[rival]} would be ahead, for it gains faster."
-    trend = "gains on" if leads[rival, :, 2].mean() < leads[rival, :, 0].mean() else "stays close to"
-    return f"{gain}; with twice as many {others[rival]} may be ahead, for it {trend} {first}."
+    return f"{gain}; whether twice as many would change the choice lies within noise."
 
 
 def _value(standings: Standings, m: int, verified: bool) -> str:
