@@ -396,18 +396,17 @@ def _warnings(
     few = [f"{name} ({count})" for name, count in zip(classes, counts) if 1 < count < FEW]
     if few:
         yield f"fewer than {FEW} images of {_some(few)}: the accuracy of such a class says little."
-    with_probs = {name: probs for name, (probs, _) in models.items() if probs is not None}
     measures = next(iter(scores.values()))
-    for measure, of, widths in (
-        ("h_score", "features", {f.shape[1] for _, f in models.values()}),
-        ("leep", "source classes", {probs.shape[1] for probs in with_probs.values()}),
-        ("nce", "source classes", {probs.shape[1] for probs in with_probs.values()}),
-    ):
-        if measure in measures and len(widths) > 1:
+    valued = {m: [name for name in models if scores[name][m].value is not None] for m in measures}
+    for measure, of, k in (("h_score", "features", 1), ("leep", "source classes", 0), ("nce", "source classes", 0)):
+        widths = {models[name][k].shape[1] for name in valued.get(measure, ())}
+        if len(widths) > 1:
             yield (
                 f"{measure} compares models with {', '.join(f'{w:,}' for w in sorted(widths))} {of}, "
                 f"but it rises with the number of {of} by itself."
             )
+    if valued.get("h_score") == [] and "h_score_shrunk" not in measures:
+        yield "h_score is blank: too few images for the features of all models; h_score_shrunk is for few images."
     if not probes:
         return
     first, place = standings.names[0], standings.names.index

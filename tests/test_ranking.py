@@ -513,8 +513,12 @@ def test_measures_from_outside():
 
 def test_h_is_blank_where_it_says_nothing():
     models, labels = outputs(40, n_features=60)
-    table = fast(models, labels).table
+    models["wide"] = (None, np.random.default_rng(0).normal(size=(40, 70)))
+    found = fast(models, labels)
+    table = found.table
     assert table.h_score.isna().all()
+    assert not any("h_score compares" in w for w in found.warnings)
+    assert sum("h_score_shrunk" in w for w in found.warnings) == 1
     assert "h_score: 40 distinct images are too few for 60 features" in table.notes[0]
     models, labels = outputs(60, n_features=45)
     table = fast(models, labels).table
