@@ -19,6 +19,7 @@ from leep.commands.survey import (
     take_at_most,
 )
 from leep.models import find_images
+from leep.models.known import A_FILE, ModelInfo
 
 MODELS = """
 from pathlib import Path
@@ -399,10 +400,20 @@ def test_no_durations(text):
         read_duration(text)
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_models_lists_onnx_where_a_file_is_all_that_lacks(leep, monkeypatch, installed):
+    found = [ModelInfo("onnx:FILE", False, A_FILE if installed else "pip install onnx")]
+    monkeypatch.setattr("leep.models.known.known_models", lambda search: found)
+    out = leep("models")[1]
+    assert ("onnx:FILE.onnx" in out, "pip install onnx" in out) == (installed, not installed)
+
+
 def test_models_lists_files(leep, images):
     (images.parent / "net.onnx").touch()
     status, out, _ = leep("models", "--search", ".", "--json")
     found = {info["spec"]: info for info in json.loads(out)}
     assert status == 0 and "onnx:net.onnx" in found
+    out = leep("models")[1]
+    assert all(spec in out for spec in ("arrays:FILE.npz", "python:MODULE:FUNCTION", "--search DIR"))
     status, out, _ = leep("models", "gluon", "resnet20")
     assert status == 0 and all("resnet20" in line for line in out.splitlines() if line.startswith("  "))

@@ -6,6 +6,12 @@ import argparse
 import json
 from dataclasses import asdict
 
+OWN = {  # specs of what a user may bring
+    "onnx:FILE.onnx": "a classifier as an ONNX graph",
+    "arrays:FILE.npz": "features and probabilities computed elsewhere",
+    "python:MODULE:FUNCTION": "what your own code makes",
+}
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the parser of `leep models`."""
@@ -22,17 +28,26 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from leep.models import known_models
+    from leep.models.known import A_FILE, known_models
 
     found = [info for info in known_models(args.search) if all(w.lower() in info.spec.lower() for w in args.words)]
     if args.json:
         print(json.dumps([asdict(info) for info in found], indent=2, ensure_ascii=False))
         return
     here = [info.spec for info in found if info.available]
-    others = [info for info in found if not info.available]
-    print(f"{len(here)} can run here now" + (":" if here else "."))
+    others = [info for info in found if not info.available and info.needs != A_FILE]
+    print(
+        f"{len(here)} {'has its' if len(here) == 1 else 'have their'} weights here and can run now" + ":" * bool(here)
+    )
     for spec in here:
         print(f"  {spec}")
+    if not args.words:
+        lacking = {info.spec for info in others}
+        kinds = [f"  {spec:<23}  {what}" for spec, what in OWN.items() if spec.partition(".")[0] not in lacking]
+        print("\n".join(["\nWith a file of your own leep rank runs:", *kinds]))
+        print(
+            "leep models --search DIR lists the .onnx files of a folder, and leep rank FOLDER --search DIR ranks them."
+        )
     if not others:
         return
     print(f"\n{len(others)} need something:")

@@ -18,6 +18,7 @@ class ModelInfo:
     needs: str = ""
 
 
+A_FILE = "a file"  # all that a kind of model needs
 _PACKAGES = {"torchvision": ("torch", "torchvision"), "timm": ("torch", "timm"), "hf": ("torch", "transformers")}
 
 
@@ -74,4 +75,4 @@ def _onnx(search: Iterable[str | Path]) -> list[ModelInfo]:
     paths = [Path(place).expanduser() for place in search]
     files = [f for p in paths for f in (sorted(p.rglob("*.onnx")) if p.is_dir() else [p])]
     infos = [ModelInfo(f"onnx:{file}", not needs, needs) for file in dict.fromkeys(files)]
-    return infos or [ModelInfo("onnx:FILE", False, needs or "a file")]
+    return infos or [ModelInfo("onnx:FILE", False, needs or A_FILE)]
