@@ -36,18 +36,16 @@ def _run(args: argparse.Namespace) -> None:
         return
     here = [info.spec for info in found if info.available]
     others = [info for info in found if not info.available and info.needs != A_FILE]
-    print(
-        f"{len(here)} {'has its' if len(here) == 1 else 'have their'} weights here and can run now" + ":" * bool(here)
-    )
+    print(f"{len(here)} with weights here can run now" + (":" if here else "."))
     for spec in here:
         print(f"  {spec}")
     if not args.words:
-        lacking = {info.spec for info in others}
-        kinds = [f"  {spec:<23}  {what}" for spec, what in OWN.items() if spec.partition(".")[0] not in lacking]
-        print("\n".join(["\nWith a file of your own leep rank runs:", *kinds]))
-        print(
-            "leep models --search DIR lists the .onnx files of a folder, and leep rank FOLDER --search DIR ranks them."
-        )
+        lacking = {info.spec.partition(":")[0] for info in others}
+        print("\nWith a file of your own can run:")
+        for spec, what in OWN.items():
+            if spec.partition(":")[0] not in lacking:
+                print(f"  {spec:<22}  {what}")
+        print("--search DIR finds the .onnx files of a folder, here and in leep rank.")
     if not others:
         return
     print(f"\n{len(others)} need something:")
