@@ -209,6 +209,15 @@ def test_patterns_of_files(tmp_path):
         expand_specs([f"arrays:{tmp_path}/z*.npz"])
 
 
+def test_the_nearest_file_is_named(tmp_path):
+    for name in ("squeezenet1.1.npz", "squeezenet1.1.onnx", "other.npz"):
+        (tmp_path / name).touch()
+    with pytest.raises(Missing, match=r"no such file; did you mean squeezenet1\.1\.npz\?$"):
+        open_model(f"arrays:{tmp_path}/squeeznet1.1.npz")
+    with pytest.raises(Missing, match=r"no such file$"):
+        open_model(f"arrays:{tmp_path}/none/squeeznet1.1.npz")
+
+
 def test_a_package_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Missing, match="timm:resnet18: it needs torch and timm: pip install torch timm"):

@@ -49,6 +49,9 @@ def late():
         return np.where(dark, np.nan, _colours(x)), _colours(x)
     return Model("late", run, size=8, sha256="late")
 
+def at_once():
+    raise KeyboardInterrupt
+
 def stopped():
     def run(x):
         if len(x) == 20:  # all images: the pass, not the trial
@@ -301,6 +304,11 @@ def test_interrupted_and_again(leep, images):
     assert not (images.parent / "out").exists()
     status, _, err = rank(leep, images)
     assert status == 0 and "computed before" in err
+
+
+def test_interrupted_before_anything_is_computed(leep, images):
+    status, _, err = rank(leep, images, models=["python:made:at_once"])
+    assert (status, err.splitlines()[-1]) == (130, "leep rank: stopped")
 
 
 def test_verify_none(leep, images):

@@ -94,7 +94,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of folds, resamples and training (default 0)")
     parser.add_argument("--cache", metavar="DIR", help="where passes are kept; default: ~/.cache/leep")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.set_defaults(run=_run, stopped=STOPPED)
+    parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -129,6 +129,7 @@ def _run(args: argparse.Namespace) -> None:
         _say("--dry-run: nothing was computed")
         return
     images = _decode(args, folder, candidates, cache)
+    args.stopped = STOPPED
     for note in images.notes:
         _say(f"note: {note}")
     outputs = _pass(args, candidates, images, cache)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from leep import array_files
-from leep.errors import Invalid, Missing
+from leep.errors import Invalid
 from leep.explanation import check_probs
 from leep.files import file_digest
-from leep.models.model import softmax
+from leep.models.model import check_is_file, softmax
 from leep.models.settings import read_settings
 
 ALIASES = {
@@ -89,8 +89,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
         If there is no such file, it is no archive, or its arrays do not fit each other.
     """
     path = Path(f"{name}={file}" if file else name).expanduser()
-    if not path.is_file():
-        raise Missing(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    check_is_file(path)
     arrays = _read(path)
     if "features" not in arrays:
         raise Invalid(f"{path}: has no array of features ({', '.join(ALIASES['features'])})")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from leep.data.picture import Resize
-from leep.errors import Invalid
+from leep.errors import Invalid, Missing
 from leep.measures._check import as_array
 from leep.sources.preprocess import normalise
 
@@ -221,6 +221,15 @@ def digest(*parts: object) -> str:
         data = part if isinstance(part, bytes) else str(part).encode()
         total.update(b"%d:" % len(data) + data)
     return total.hexdigest()
+
+
+def check_is_file(path: Path) -> None:
+    """`Missing` if it is none, with the files of its folder that have nearly its name."""
+    if path.is_dir():
+        raise Missing(f"{path}: a folder, expected a file")
+    if not path.is_file():
+        near = suggest(path.name, (p.name for p in path.parent.glob(f"*{path.suffix}")))
+        raise Missing(f"{path}: no such file{near}")
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

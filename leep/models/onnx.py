@@ -9,7 +9,7 @@ import numpy as np
 from leep.errors import Invalid, Missing
 from leep.execution.processes import n_cores
 from leep.files import file_digest
-from leep.models.model import IMAGENET_MEAN, IMAGENET_STD, Guess, Model, digest
+from leep.models.model import IMAGENET_MEAN, IMAGENET_STD, Guess, Model, check_is_file, digest
 from leep.models.settings import preprocessing, read_settings
 
 _HEADS = ("Gemm", "MatMul", "Conv")
@@ -26,8 +26,7 @@ def open_model(name: str, file: Path | None, *, device: str, download: bool, thr
     import onnxruntime
 
     path = Path(f"{name}={file}" if file else name).expanduser()
-    if not path.is_file():
-        raise Missing(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    check_is_file(path)
     settings = read_settings(path, options)
     try:
         graph = onnx.load(path)

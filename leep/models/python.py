@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leep.errors import Invalid, Missing
 from leep.files import file_digest
-from leep.models.model import Model, digest, suggest
+from leep.models.model import Model, check_is_file, digest, suggest
 from leep.models.settings import preprocessing, read_settings
 
 _ATTRIBUTES = ("parameters", "weight_bytes", "notes", "outputs")  # of a callable, handed on to `Model`
@@ -72,8 +72,7 @@ def _import(name: str):
                 raise Missing(f"there is no module {name!r} here: give a module, or a file that ends in .py") from error
             raise
     path = Path(name).expanduser()
-    if not path.is_file():
-        raise Missing(f"{path}: no such file")
+    check_is_file(path)
     spec = importlib.util.spec_from_file_location(f"leep_model_{path.stem}", path)  # a file may be called torch.py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

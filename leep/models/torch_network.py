@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from leep.errors import Invalid, Missing
+from leep.errors import Invalid
+from leep.models.model import check_is_file
 from leep.sources.weight_file import differences, read_weight_file
 
 if TYPE_CHECKING:
@@ -160,8 +161,7 @@ def read_state_dict(path: Path, names: Iterable[str]) -> tuple[dict[str, torch.T
         If there is no such file, or it holds no tensors or objects of a network's own classes.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise Missing(f"{path}: no such file")
+    check_is_file(path)
     file = read_weight_file(path)
     arrays = file.arrays
     if not file.of_torch:
