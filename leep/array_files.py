@@ -39,8 +39,8 @@ def load_array(place: str | Path, name: str) -> np.ndarray:
     Returns
     -------
     ndarray
-        As it is stored; a table of numbers as float64 `(n, columns)`. Labels that are whole numbers are int64, however
-        they are written; other labels are text.
+        As it is stored; a table of numbers as float64 `(n, columns)`. Labels that are whole numbers are int64; other
+        labels are text, and so are those of which two texts, such as 1 and 01, would be the same number.
 
     Raises
     ------
@@ -188,11 +188,12 @@ def _read_labels(path: Path, name: str) -> np.ndarray:
     _, line = _first_line(path)
     try:
         with _open(path) as file:
-            table = csv.reader(file, delimiter=_delimiter(line) or ",", skipinitialspace=True)
-            rows = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
+            lines = (line if line.strip() else "\n" for line in file)
+            table = csv.reader(lines, delimiter=_delimiter(line) or ",", skipinitialspace=True)
+            rows = [(table.line_num, [cell.strip() for cell in row]) for row in table if row]  # blank lines are []
     except (ValueError, csv.Error) as error:
         raise Invalid(f"{path}: expected a table of labels: {error}") from error
-    if not rows:
+    if not any(any(row) for _, row in rows):
         raise Invalid(f"{path}: expected a label an example, got empty cells")
     names = [cell.lstrip("# ").lower() for cell in rows[0][1]]
     columns = [k for k, cell in enumerate(names) if cell in ALIASES[name]]
@@ -204,7 +205,7 @@ def _read_labels(path: Path, name: str) -> np.ndarray:
     if columns or _is_name_of_numbers(rows):
         rows = rows[1:]
     for number, row in rows:
-        if len(row) != len(names) or not row[column]:
+        if len(row) != len(names) or _is_missing(row[column]):
             raise Invalid(
                 f"{path}, line {number}: expected a label in column {column + 1} of {len(names)}, got {','.join(row)!r}"
             )
@@ -220,22 +221,37 @@ def _is_name_of_numbers(rows: list[tuple[int, list[str]]]) -> bool:
 
 
 def _whole(labels: np.ndarray, place: str | Path) -> np.ndarray:
-    """Labels as int64 where all are whole numbers, whether text or floats; other text as it is."""
+    """Labels as int64 where all are whole numbers, whether floats or text that means one number each; else text."""
     if labels.dtype.kind in "US":
         labels = labels.astype(str)
-        if any("_" in text for text in labels.flat):  # Python reads 1_0 as 10
+        if missing := [row for row, text in enumerate(labels.flat) if _is_missing(text)]:
+            raise Invalid(f"{place}: labels must not be missing, got {labels.flat[missing[0]]!r} in row {missing[0]}")
+        numbers = _read_numbers(labels)
+        if numbers is None:
             return labels
-        try:
-            return labels.astype(np.int64)
-        except (ValueError, OverflowError):
-            pass
-        try:
-            labels = labels.astype(np.float64)
-        except ValueError:
-            return labels
+        labels = numbers
     if labels.dtype.kind == "f":
         wrong = labels[~(np.abs(labels) < 2**53) | (labels != np.trunc(labels))]  # NaN neither
         if wrong.size:
             raise Invalid(f"{place}: labels must be whole numbers or text, got {wrong.flat[0]}")
         labels = labels.astype(np.int64)
     return labels
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip().lower() in ("", "nan")
+
+
+def _read_numbers(labels: np.ndarray) -> np.ndarray | None:
+    """Text as numbers; None if one is no number, is written like 01, or means the same number as another text."""
+    texts, codes = np.unique(labels, return_inverse=True)
+    if not all(map(_is_number, texts)) or any("_" in text for text in texts):  # Python reads 1_0 as 10
+        return None
+    whole = [text for text in texts if text.lstrip("+-").isdecimal()]
+    if any(str(int(text)) != text for text in whole):
+        return None
+    try:
+        numbers = texts.astype(np.int64 if len(whole) == len(texts) else np.float64)
+    except OverflowError:
+        return None
+    return numbers[codes].reshape(labels.shape) if len(np.unique(numbers)) == len(texts) else None

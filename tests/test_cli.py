@@ -234,6 +234,23 @@ def test_text_labels_are_numbered(score, text):
     assert "0 = cat, 1 = dog" in result["notes"][0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "n_classes"),
+    [
+        (["1", "01", "001", "1"], 3),
+        (["1", "1.0", "2", "2.0"], 4),
+        (["-1", "+1", "0", "0"], 3),
+        (["1.0", "2", "1.0", "2"], 2),
+        ([f"{2**64}", f"{2**64 + 1}"] * 2, 2),
+    ],
+)
+def test_text_labels_that_differ_are_different_classes(score, labels, n_classes):
+    write("labels.csv", "\n".join(labels))
+    np.save("labels.npy", np.array(labels))
+    for name in ("labels.csv", "labels.npy"):
+        assert score("--probs", "probs.npy", "--labels", name)["n_target_classes"] == n_classes
+
+
 def test_text_labels_in_other_files_and_of_the_source(score):
     animals, others = np.array(["zebra", "ant"])[LABELS], np.array([b"1_0", b"10"])[PROBS.argmax(1)]
     np.save("labels.npy", animals)
@@ -340,6 +357,9 @@ def test_arrays_that_are_wrong(refused, arrays, said):
         ("--labels", "file,label\na,\n", ["line 2", "column 2 of 2"]),
         ("--labels", "animal\ncat\ndog\ncat\ndog\n", ["5 of target_labels", "first line of table.csv"]),
         ("--labels", "0\n1\n0.5\n1\n", ["whole numbers or text", "0.5"]),
+        ("--labels", "cat\nNaN\ncat\ndog\n", ["line 2", "'NaN'"]),
+        ("--labels", "label\n1\nnan\n0\n1\n", ["line 3", "'nan'"]),
+        ("--labels", 'cat\n""\ncat\ndog\n', ["line 2"]),
         ("--labels", "\udcff\n", ["table.csv"]),
         ("--labels", "a\n\udcff\n", ["table.csv"]),
     ],
