@@ -112,7 +112,7 @@ def recommend(standings: Standings, verified: bool) -> str:
     needed = standings.n_to_tell_apart
     if standings.is_tied:
         return f"{text}; {FAR} times as many images would hardly tell them apart."
-    return f"{text}; about {_round_up(max(needed, 1.1 * standings.n)):,} images would tell them apart."
+    return f"{text}; about {_round_up(max(needed, 1.1 * standings.n)):,} images in all would tell them apart."
 
 
 def on_parts(features: np.ndarray, done: Probe, seed: int) -> np.ndarray:
