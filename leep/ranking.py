@@ -13,6 +13,7 @@ from leep.explanation import aligned, check_probs, name_classes, plain_records
 from leep.measures import check_measure, measure_arguments, score_task
 from leep.measures._check import check_finite, check_matrix
 from leep.probe import N_FOLDS, Probe, probe
+from leep.progress import progress
 from leep.resampling import NoInterval, resampled_scores
 from leep.standings import (
     SHARES,
@@ -27,6 +28,7 @@ from leep.standings import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from tqdm import tqdm
 
 VERIFY = ("probe", "none")
 FEW = 10  # images of a class, below which its accuracy says little
@@ -140,6 +142,7 @@ def rank(
     verify: str = "probe",
     n_resamples: int = 1000,
     curve: bool = True,
+    show_progress: bool = False,
 ) -> Ranking:
     """Rank models by how well a head on their features classifies these images.
 
@@ -163,6 +166,8 @@ def rank(
         A measure whose resamples are costly takes fewer, and `notes` says so.
     curve : bool
         Whether to train the heads on a quarter and on half of the images too; it doubles the time.
+    show_progress : bool
+        On the error stream: a step for each model's measures, for its head, and for its heads on parts of the images.
 
     Returns
     -------
@@ -194,11 +199,13 @@ def rank(
     measures = list(dict.fromkeys(measures))
     _check_options(measures, verify, n_resamples, classes, codes)
     counts = np.bincount(codes)
-    scores = {
-        name: {m: _score(m, probs, features, codes, n_resamples, seed) for m in measures}
-        for name, (probs, features) in models.items()
-    }
-    probes, failed = _probe_all(models, codes, seed) if verify == "probe" else ({}, {})
+    steps = len(models) * (1 if verify == "none" else 2 + bool(curve))
+    bar = progress(total=steps, desc="heads and measures", unit=" steps", disable=not show_progress)
+    scores = {}
+    for name, (probs, features) in models.items():
+        scores[name] = {m: _score(m, probs, features, codes, n_resamples, seed) for m in measures}
+        bar.update()
+    probes, failed = _probe_all(models, codes, seed, bar) if verify == "probe" else ({}, {})
     if probes:
         standings = stand_by_accuracy(probes, codes, n_resamples, seed)
     else:
@@ -206,7 +213,8 @@ def rank(
         values, resampled = ({name: getattr(s, what) for name, s in known.items()} for what in ("value", "resampled"))
         standings = stand_by_score(values, resampled, len(codes))
     order = [*standings.names, *sorted(set(models) - set(standings.names))]
-    parts = _parts(models, probes, standings.names, seed) if probes and curve else {}
+    parts = _parts(models, probes, standings.names, seed, bar) if probes and curve else {}
+    bar.close()
     tested = codes[probes[order[0]].tested] if probes else codes
     more_data = "No curve: a head on a part of the images does not converge." if probes and curve else ""
     if parts:
@@ -312,7 +320,7 @@ def _score(
     return _Score(float(value), resampled - resampled.mean() + value, note)
 
 
-def _probe_all(models: Mapping, codes: np.ndarray, seed: int) -> tuple[dict[str, Probe], dict[str, str]]:
+def _probe_all(models: Mapping, codes: np.ndarray, seed: int, bar: tqdm) -> tuple[dict[str, Probe], dict[str, str]]:
     """The probe of each model, and why those that lack one do."""
     probes, failed = {}, {}
     for name, (_, features) in models.items():
@@ -320,17 +328,25 @@ def _probe_all(models: Mapping, codes: np.ndarray, seed: int) -> tuple[dict[str,
             probes[name] = probe(features, codes, seed=seed)
         except RuntimeError as error:
             failed[name] = str(error)
+        bar.update()
     if not probes:
+        bar.close()
         raise RuntimeError(f"no head converged; {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
     return probes, failed
 
 
-def _parts(models: Mapping, probes: Mapping[str, Probe], names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+def _parts(
+    models: Mapping, probes: Mapping[str, Probe], names: Sequence[str], seed: int, bar: tqdm
+) -> dict[str, np.ndarray]:
     """Correctness of heads on parts of the images, for the curve; empty where one of them does not converge."""
-    try:
-        return {name: on_parts(models[name][1], probes[name], seed) for name in names}
-    except RuntimeError:
-        return {}
+    parts = {}
+    for name in names:
+        try:
+            parts[name] = on_parts(models[name][1], probes[name], seed)
+        except RuntimeError:
+            return {}
+        bar.update()
+    return parts
 
 
 def _table(

@@ -372,6 +372,14 @@ def test_plot(ranking):
     mpl.pyplot.close("all")
 
 
+def test_progress_is_shown_if_asked(capsys):
+    models, labels = outputs()
+    fast(models, labels)
+    assert capsys.readouterr().err == ""
+    leep.rank(models, labels, n_resamples=100, show_progress=True)
+    assert "6/6" in capsys.readouterr().err  # of two models: measures, heads, heads on parts
+
+
 def test_order_of_models_and_names_of_classes_do_not_matter():
     models, labels = outputs(distances=(1.5, 0.3, 0.8))
     found = fast(models, labels)

@@ -275,7 +275,6 @@ def _answer(args, places, whole, images, candidates, outputs, cache, damaged, be
     from leep.commands.fine_tuning import fine_tune_first
     from leep.reporting.answer import make_answer, write_answer
 
-    _say("heads and measures …")
     how = args.verify if args.verify == "none" else "probe"
     answer = make_answer(images, candidates, outputs, measures=args.measures, verify=how, seed=args.seed)
     if args.count:

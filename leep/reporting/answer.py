@@ -203,7 +203,7 @@ def make_answer(
     labels = np.asarray(images.class_names)[images.labels]
     pairs = {name: (o.probs, o.features) for name, o in outputs.items()}
     try:
-        ranking = rank(pairs, labels, measures=measures, verify=verify, seed=seed)
+        ranking = rank(pairs, labels, measures=measures, verify=verify, seed=seed, show_progress=True)
     except (ValueError, RuntimeError) as error:
         raise Invalid(str(error)) from error
     models = {c.name: c.model for c in candidates if c.model}
