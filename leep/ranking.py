@@ -435,9 +435,9 @@ def _warnings(
             a, b = probes[favourite].accuracy, probes[first].accuracy
             yield f"{measure} puts {favourite} first, whose head is right on {a:.1%}; {first}'s on {b:.1%}."
     if weak := no_better_than_largest(probes, counts):
-        whose = "no head" if len(weak) == len(probes) else f"not the head of {_some(weak)}"
+        whose = "no head does" if len(weak) == len(probes) else f"{', '.join(weak)}: the head does not do"
         largest = f"right on {counts.max() / counts.sum():.1%}"
-        yield f"{whose} does surely better than to always answer the largest class, {largest}."
+        yield f"{whose} surely better than to always answer the largest class, {largest}."
 
 
 def no_better_than_largest(probes: Mapping[str, Probe], counts: np.ndarray) -> list[str]:
