@@ -286,7 +286,7 @@ def _draw_dots(ax: plt.Axes, series: dict[str, pd.DataFrame], order: list[str], 
         ax.errorbar(unit * part.value, y, xerr=unit * error, fmt="o^s"[k], markersize=3, linewidth=1, label=title)
     ax.set(xlabel=text, yticks=range(len(order)), yticklabels=[_label(p) for p in order])
     if series:
-        ax.legend(fontsize=5)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=6)
     return ax
 
 
