@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 from experiments.reporting.cli import results_arguments, run_main
-from experiments.reporting.figures import STYLE, WIDTH
+from experiments.reporting.figures import STYLE, WIDTH, save
 from experiments.reporting.predictors import label, ordered
 from experiments.reporting.render import interval, markdown_lines, signed, starred
 from experiments.reporting.rows import paper_rows, select_run, source_titles
@@ -256,10 +256,7 @@ def write(results: Path, runs: pd.DataFrame, seed: int) -> None:
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
     with plt.style.context(STYLE):
-        fig = draw(table)
-        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-            fig.savefig(folder / f"measures.{suffix}", metadata=metadata)
-        plt.close(fig)
+        save(draw(table), folder, "measures")
     print("\n".join([rank_sentence(ranks(table)), *not_computed(table)]))
     print(f"written: {results}/measures.csv, measures.md, figures/measures.pdf, .png (runs with seed {seed})")
 

@@ -96,6 +96,7 @@ CAPTIONS = {  # the paper's, shortened
     "candidate source models: re-trained heads and fine-tuned models (Section 5.7, Appendix B).",
 }
 WIDTH = 6.75  # inches: both columns of the paper, so that the fonts are as large there as in the style file
+METADATA = {"pdf": {"CreationDate": None}, "png": {}}  # of the files of a figure, by their suffix
 METRICS = {"test_accuracy": "accuracy", "test_f1": "F1 score"}
 
 
@@ -310,6 +311,13 @@ def to_markdown(pictures: dict[str, Picture]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def save(fig: plt.Figure, folder: Path, name: str) -> None:
+    """Write a figure as PDF and PNG, without the date, and close it."""
+    for suffix, metadata in METADATA.items():
+        fig.savefig(folder / f"{name}.{suffix}", metadata=metadata)
+    plt.close(fig)
+
+
 def main() -> None:
     """Draw every figure as PDF and PNG into the results folder, and figures.md, which tells of each panel."""
     results, runs, seed = results_arguments(__doc__)
@@ -318,14 +326,11 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     pictures = {name: draw(name, results, runs, seed) for name in NAMES}
     for name, picture in pictures.items():
-        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-            path = folder / f"{name}.{suffix}"
-            if picture.figure is None:
-                path.unlink(missing_ok=True)  # of other results, before
-            else:
-                picture.figure.savefig(path, metadata=metadata)
-        if picture.figure is not None:
-            plt.close(picture.figure)
+        if picture.figure is None:
+            for suffix in METADATA:
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)  # of other results, before
+        else:
+            save(picture.figure, folder, name)
             print(f"{name}: {folder / name}.pdf, .png")
         for line in picture.missing:
             print(f"{name}: not computed: {line}")

@@ -262,8 +262,7 @@ def draw_regret(ax: plt.Axes, summary: pd.DataFrame, method: str = "converged_he
     rows = summary[(summary.method == method) & (summary.statistic == "regret") & (summary.models == "all")]
     few = min({*rows["size"]} - {"all"}, key=int)
     series = {f"from {few} images a class": rows[rows["size"] == few], "from all": rows[rows["size"] == "all"]}
-    everywhere = series["from all"].n_targets == series["from all"].n_targets.max()  # few targets tell nothing
-    order = series["from all"][everywhere].sort_values("value", ascending=False).predictor.tolist()
+    order = _of_all_targets(series["from all"]).sort_values("value", ascending=False).predictor.tolist()
     return _draw_dots(ax, series, order, "Regret, points of accuracy", 100)
 
 
@@ -271,10 +270,13 @@ def draw_tau(ax: plt.Axes, summary: pd.DataFrame, size: str = "all") -> plt.Axes
     """Weighted τ of each predictor against each method, with intervals."""
     rows = summary[(summary.statistic == "tau") & (summary["size"] == size) & (summary.models == "all")]
     series = {title: rows[rows.method == method] for method, title in METHODS.items() if method in {*rows.method}}
-    of_heads = rows[rows.method == "converged_head"]
-    everywhere = of_heads.n_targets == of_heads.n_targets.max()
-    order = of_heads[everywhere].sort_values("value").predictor.tolist()
+    order = _of_all_targets(rows[rows.method == "converged_head"]).sort_values("value").predictor.tolist()
     return _draw_dots(ax, series, order, "Weighted τ", 1)
+
+
+def _of_all_targets(rows: pd.DataFrame) -> pd.DataFrame:
+    """The predictors that no target lacks: a mean over a few of the targets cannot be held against the others."""
+    return rows[rows.n_targets == rows.n_targets.max()]
 
 
 def _draw_dots(ax: plt.Axes, series: dict[str, pd.DataFrame], order: list[str], text: str, unit: float) -> plt.Axes:

@@ -51,7 +51,7 @@ def answer_folder(pairs: Sequence[SourceTarget]) -> Answer:
         features = np.concatenate([found.train_features, found.test_features])
         probs = np.concatenate([found.train_probs, found.test_probs])
         outputs[name] = Outputs(features, probs)
-        notes = tuple(f"{_describe(pair, m)}: {_text(pair, m)}" for m in pair.methods if _reached(pair, m))
+        notes = tuple(f"{_describe(pair, m)}: {_text(*found)}" for m in pair.methods if (found := _reached(pair, m)))
         model = StoredOutputs(name, features, probs, None, _class_names(pair), pair.weights.sha256, notes)
         candidates.append(Candidate(name, name, model))
     config = first.config
@@ -110,8 +110,7 @@ def _describe(pair: SourceTarget, method: Method) -> str:
     return f"{method.label}{f', {epochs} epochs' if epochs else ''}, {_n_tested(pair, method):,} test images"
 
 
-def _text(pair: SourceTarget, method: Method) -> str:
-    accuracy, error = _reached(pair, method) or (math.nan, math.nan)
+def _text(accuracy: float, error: float) -> str:
     return f"{accuracy:.3f} ± {error:.3f}"
 
 
@@ -124,7 +123,7 @@ def _compare(reached: dict[str, tuple[float, float]]) -> str:
     name = max(reached, key=lambda n: reached[n][0])
     p, error = reached[name]
     close = [n for n, (q, e) in reached.items() if n != name and p - q < Z_95 * math.hypot(error, e)]
-    text = f"{name} is the most accurate, {p:.3f} ± {error:.3f}"
+    text = f"{name} is the most accurate, {_text(p, error)}"
     if not close:
         return f"{text}."
     return f"{text}; no clear winner: {', '.join(close)} {'lie' if len(close) > 1 else 'lies'} within noise."

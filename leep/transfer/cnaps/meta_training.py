@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from leep.files import write_atomically
+from leep.measures._classes import add_rows_by_class, encode
 from leep.sources.preprocess import Preprocessing
 from leep.transfer.cnaps.episodes import MAX_SUPPORT, MAX_WAYS, Episode, draw_episode
 
@@ -194,10 +195,10 @@ def whitening(features: np.ndarray, labels: np.ndarray, shrinkage: float = 0.02)
     dict of float32 arrays, `whiten.weight` `(d, d)` and `whiten.bias` `(d,)`
         The inverse square root of that covariance, and minus the mean times it.
     """
-    features = features.astype(np.float64)
-    _, labels = np.unique(labels, return_inverse=True)
-    means = np.zeros((labels.max() + 1, features.shape[1]))
-    np.add.at(means, labels, features)
+    features = np.ascontiguousarray(features, np.float64)
+    classes, labels = encode(labels)
+    means = np.zeros((len(classes), features.shape[1]))
+    add_rows_by_class(features, labels, means)
     means /= np.bincount(labels)[:, None]
     centred = features - means[labels]
     covariance = centred.T @ centred / len(features)
