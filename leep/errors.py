@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class LeepError(Exception):
@@ -18,16 +18,27 @@ class Invalid(LeepError, ValueError):
     """A file is not what it should be. The message names the file and says what is wrong with it."""
 
 
+def suggest(given: object, choices: Iterable, most: int = 3, form: Callable[[str], str] = str) -> str:
+    """The end of a message about a name that is not among the choices: those that are spelt most alike, if any are.
+
+    Examples
+    --------
+    >>> suggest("rsnet18", ["resnet18", "resnet34", "vgg11"])
+    '; did you mean resnet18, resnet34?'
+    """
+    alike = difflib.get_close_matches(str(given), map(str, choices), most)
+    return f"; did you mean {', '.join(map(form, alike))}?" if alike else ""
+
+
 def did_you_mean(given: object, choices: Iterable) -> str:
-    """The end of a message about a name that is not among the choices: the one that is spelt most alike, if any is.
+    """The one choice that is spelt most alike, in quotes, as `suggest` says it.
 
     Examples
     --------
     >>> did_you_mean("lepe", ["leep", "nce"])
     "; did you mean 'leep'?"
     """
-    alike = difflib.get_close_matches(str(given), map(str, choices), 1)
-    return f"; did you mean {alike[0]!r}?" if alike else ""
+    return suggest(given, choices, 1, repr)
 
 
 def not_among(what: str, choices: Iterable, given: object, otherwise: str = "") -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.quality.targets import EXPERIMENT, TARGETS
-from leep.errors import Invalid
+from leep.errors import Invalid, suggest
 from leep.measures import check_measure
-from leep.models.model import suggest
 from leep.results import setting_hash
 from leep.transfer.fine_tune import FineTune
 from leep.transfer.method import check_integer, create_method

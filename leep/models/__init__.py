@@ -22,11 +22,11 @@ from pathlib import Path
 
 from leep.data.listing import ImageFolder, find_images
 from leep.data.picture import Resize
-from leep.errors import Invalid, LeepError, Missing
+from leep.errors import Invalid, LeepError, Missing, suggest
 from leep.models.arrays import StoredOutputs
 from leep.models.images import ArrayImages, FolderImages, default_cache, read_images
 from leep.models.known import ModelInfo, known_models
-from leep.models.model import Model, imagenet_classes, suggest
+from leep.models.model import Model, imagenet_classes
 from leep.models.outputs import Outputs, images_to_pass, measure_speed, model_outputs, speed_before
 
 __all__ = [

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leep.data.picture import INTERPOLATIONS
-from leep.errors import Invalid, Missing
-from leep.models.model import Guess, Model, digest, suggest
+from leep.errors import Invalid, Missing, suggest
+from leep.models.model import Guess, Model, digest
 from leep.models.settings import preprocessing, read_settings
 
 _CLASSIFIER = "ForImageClassification"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from leep.data.picture import Resize
-from leep.errors import Invalid, Missing
+from leep.errors import Invalid, Missing, suggest
 from leep.measures._check import as_array
 from leep.sources.preprocess import normalise
 
@@ -230,9 +229,3 @@ def check_is_file(path: Path) -> None:
     if not path.is_file():
         near = suggest(path.name, (p.name for p in path.parent.glob(f"*{path.suffix}")))
         raise Missing(f"{path}: no such file{near}")
-
-
-def suggest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean …?` with the nearest names, or nothing."""
-    near = difflib.get_close_matches(name, list(names), 3)
-    return f"; did you mean {', '.join(near)}?" if near else ""

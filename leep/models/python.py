@@ -8,9 +8,9 @@ import inspect
 import sys
 from pathlib import Path
 
-from leep.errors import Invalid, Missing
+from leep.errors import Invalid, Missing, suggest
 from leep.files import file_digest
-from leep.models.model import Model, check_is_file, digest, suggest
+from leep.models.model import Model, check_is_file, digest
 from leep.models.settings import preprocessing, read_settings
 
 _ATTRIBUTES = ("parameters", "weight_bytes", "notes", "outputs")  # of a callable, handed on to `Model`

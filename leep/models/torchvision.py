@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from leep.errors import Invalid, Missing
-from leep.models.model import Guess, Model, digest, suggest
+from leep.errors import Invalid, Missing, suggest
+from leep.models.model import Guess, Model, digest
 from leep.models.settings import preprocessing, read_settings
 
 

@@ -13,7 +13,7 @@ import mxnet as mx
 import numpy as np
 from PIL import ImageFile
 
-from leep.errors import Invalid
+from leep.errors import Invalid, suggest
 from leep.sources.convert import FAMILIES, from_torch, torch_names
 from leep.sources.efficientnet_lite import EfficientNetLite
 from leep.sources.variants import VARIANTS
@@ -73,10 +73,7 @@ def build(model: str, n_classes: int, seed: np.random.SeedSequence | None = None
         zoo = import_model_zoo()
         names = [SHALLOW, *VARIANTS, *zoo.get_model_list()]
         if model.lower() not in names:
-            near = difflib.get_close_matches(model, names, 3)
-            raise ValueError(
-                f"GluonCV's zoo has no model {model!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-            )
+            raise ValueError(f"GluonCV's zoo has no model {model!r}{suggest(model, names)}")
         if model == SHALLOW:
             net = zoo.cifarresnet.get_cifar_resnet(1, 8, classes=n_classes)
         else:
