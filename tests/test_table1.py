@@ -215,7 +215,8 @@ def test_whether_the_papers_value_is_within_the_error(tmp_path):
     inside = [line(table, 5, m).paper_inside for m in ("leep", "nce")]
     agree = [line(table, 5, m).fisher_z_p > 0.05 for m in ("leep", "nce")]
     for sentence, k, j in zip(summary(table)[1:], inside, agree, strict=True):
-        assert f"in {int(k)} of 1 rows" in sentence and sentence.endswith(f"in {int(j)}.")
+        counts = ["1 of 1 rows (5)" if value else "0 of 1 rows" for value in (k, j)]
+        assert f"inside our interval in {counts[0]}; " in sentence and sentence.endswith(f" in {counts[1]}.")
 
 
 def test_terminal_fits_into_160_columns(tmp_path):

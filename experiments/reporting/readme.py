@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.reporting.claims import Evidence, judge, read_claims
 from experiments.reporting.cli import run_main
 from experiments.reporting.predictors import PAPER_MEASURES, label
 from experiments.reporting.render import markdown_cell, markdown_lines, measures_of, notes, signed, summary, table_rows
@@ -17,6 +18,9 @@ from leep.results import read_runs
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = Path("results/reference")
 START, END = "<!-- made by: make readme -->\n", "<!-- end of what make readme makes -->"
+CLAIMS = """### The paper's claims
+
+Each claim is judged by a rule. `make report RESULTS=results/reference` shows the rule and its numbers."""
 FIGURES = {
     "figure1": "LEEP scores and test accuracies of the target tasks of Section 5.1",
     "figure7": "Average test F1 score by transferability level, Section 5.3",
@@ -24,7 +28,7 @@ FIGURES = {
 
 
 def section(runs: pd.DataFrame) -> str:
-    """The computed rows of Table 1 with seed 0 in short, LEEP's correlation with other seeds, and two figures."""
+    """The computed rows of Table 1 with seed 0, LEEP's correlation with other seeds, the claims, and two figures."""
     table = build_table(runs)
     seeds = sorted({*runs.seed} - {0})
     others = [build_table(runs, seed).query("measure == 'leep'").set_index("row").r for seed in seeds]
@@ -43,7 +47,18 @@ def section(runs: pd.DataFrame) -> str:
     noted = "; ".join(f"{letter}: {deviation}" for deviation, letter in notes(table).items())
     absent = f" Not computed: rows {', '.join(missing)}." if missing else ""
     pictures = [f"![{title}](../{REFERENCE}/figures/{name}.png)" for name, title in FIGURES.items()]
-    return "\n\n".join(["\n".join(markdown_lines(lines)), f"Notes: {noted}.{absent}", *summary(table), *pictures])
+    claims = "\n".join(markdown_lines(claim_lines(Evidence(ROOT / REFERENCE, runs, 0, table))))
+    parts = ["\n".join(markdown_lines(lines)), f"Notes: {noted}.{absent}", *summary(table)]
+    return "\n\n".join([*parts, CLAIMS, claims, *pictures])
+
+
+def claim_lines(evidence: Evidence) -> list[list[str]]:
+    """A header and the paper's claims, each with its verdict and on how much of its evidence the verdict rests."""
+    lines = [["Section", "The paper", "Here", "Measured"]]
+    for claim in read_claims():
+        found = judge(claim, evidence)
+        lines.append([claim["section"], claim["sentence"], found.verdict, f"{found.measured} of {found.total}"])
+    return lines
 
 
 def short_section(runs: pd.DataFrame) -> str:

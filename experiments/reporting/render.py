@@ -194,12 +194,19 @@ def summary(table: pd.DataFrame) -> list[str]:
         "The authors' announcement counts 15 of 23 comparisons; Table 1 has 21 rows."
     ]
     for measure, of_measure in lines[lines.paper_inside.notna()].groupby("measure", sort=False):
-        inside, alike = of_measure.paper_inside.astype(bool).sum(), (of_measure.fisher_z_p > 0.05).sum()
+        inside, alike = of_measure.paper_inside.astype(bool), of_measure.fisher_z_p > 0.05
         sentences.append(
-            f"{label(measure)}: the paper's value is inside our interval in {inside} of {len(of_measure)} rows; "
-            f"counting the paper's own sampling error too (Fisher's z, p > 0.05) the two agree in {alike}."
+            f"{label(measure)}: the paper's value is inside our interval in {_of(of_measure.row, inside)}; "
+            f"counting the paper's own sampling error too (Fisher's z, p > 0.05) the two agree in "
+            f"{_of(of_measure.row, alike)}."
         )
     return sentences
+
+
+def _of(rows: pd.Series, chosen: pd.Series) -> str:
+    """How many rows are chosen, and which: "2 of 5 rows (1, 19)"."""
+    numbers = f" ({', '.join(map(str, rows[chosen]))})" if chosen.any() else ""
+    return f"{chosen.sum()} of {len(rows)} rows{numbers}"
 
 
 def needed(table: pd.DataFrame) -> list[tuple[int, str, str]]:
