@@ -21,6 +21,9 @@ START, END = "<!-- made by: make readme -->\n", "<!-- end of what make readme ma
 CLAIMS = """### The paper's claims
 
 Each claim is judged by a rule. `make report RESULTS=results/reference` shows the rule and its numbers."""
+SECOND = """### The same rows again
+
+Runs that another one stands before in the table above: with other weights, of another network, or of fewer tasks."""
 FIGURES = {
     "figure1": "LEEP scores and test accuracies of the target tasks of Section 5.1",
     "figure7": "Average test F1 score by transferability level, Section 5.3",
@@ -32,24 +35,44 @@ def section(runs: pd.DataFrame) -> str:
     table = build_table(runs)
     seeds = sorted({*runs.seed} - {0})
     others = [build_table(runs, seed).query("measure == 'leep'").set_index("row").r for seed in seeds]
-    header = ["Row", "Method, source → target, tasks", "Paper's source", *map(label, measures_of(table))]
-    lines, missing = [[*header, "Tasks", "Notes", "LEEP, other seeds"]], []
-    for row in table_rows(table):
-        number = row.first.row
-        if not row.is_computed:
-            missing.append(str(number))
-            continue
-        what = f"{row.first.algorithm}, {row.source} → {row.first.target_data}, {row.first.properties}"
-        cells = [markdown_cell(cell, with_difference=False) for cell in row.cells]
-        again = ", ".join(signed(r[number]) for r in others if pd.notna(r[number]))
-        label_and_source = [str(number), f"{what} ({row.first.section})", row.paper_source]
-        lines.append([*label_and_source, *cells, str(row.first.n_tasks), row.notes, again])
-    noted = "; ".join(f"{letter}: {deviation}" for deviation, letter in notes(table).items())
+    header, *lines = long_lines(table)
+    again = [", ".join(signed(r[int(line[0])]) for r in others if pd.notna(r[int(line[0])])) for line in lines]
+    lines = [[*header, "LEEP, other seeds"], *([*line, cell] for line, cell in zip(lines, again))]
+    missing = [str(row.first.row) for row in table_rows(table) if not row.is_computed]
     absent = f" Not computed: rows {', '.join(missing)}." if missing else ""
-    pictures = [f"![{title}](../{REFERENCE}/figures/{name}.png)" for name, title in FIGURES.items()]
-    claims = "\n".join(markdown_lines(claim_lines(Evidence(ROOT / REFERENCE, runs, 0, table))))
-    parts = ["\n".join(markdown_lines(lines)), f"Notes: {noted}.{absent}", *summary(table)]
-    return "\n\n".join([*parts, CLAIMS, claims, *pictures])
+    claims = claim_lines(Evidence(ROOT / REFERENCE, runs, 0, table))
+    second = build_table(runs[~runs.run.isin(table.run)])
+    return "\n\n".join(
+        [
+            "\n".join(markdown_lines(lines)),
+            f"{noted(table)}{absent}",
+            *summary(table),
+            CLAIMS,
+            "\n".join(markdown_lines(claims)),
+            *(f"![{title}](../{REFERENCE}/figures/{name}.png)" for name, title in FIGURES.items()),
+            SECOND,
+            "\n".join(markdown_lines(long_lines(second))),
+            noted(second),
+        ]
+    )
+
+
+def long_lines(table: pd.DataFrame) -> list[list[str]]:
+    """A header, and the computed rows of a table with intervals and notes."""
+    header = ["Row", "Method, source → target, tasks", "Paper's source", *map(label, measures_of(table))]
+    lines = [[*header, "Tasks", "Notes"]]
+    for row in table_rows(table):
+        if row.is_computed:
+            what = f"{row.first.algorithm}, {row.source} → {row.first.target_data}, {row.first.properties}"
+            cells = [markdown_cell(cell, with_difference=False) for cell in row.cells]
+            label_and_source = [str(row.first.row), f"{what} ({row.first.section})", row.paper_source]
+            lines.append([*label_and_source, *cells, str(row.first.n_tasks), row.notes])
+    return lines
+
+
+def noted(table: pd.DataFrame) -> str:
+    """What the letters of the notes mean."""
+    return "Notes: " + "; ".join(f"{letter}: {deviation}" for deviation, letter in notes(table).items()) + "."
 
 
 def claim_lines(evidence: Evidence) -> list[list[str]]:
@@ -75,7 +98,9 @@ def short_section(runs: pd.DataFrame) -> str:
             for m in PAPER_MEASURES
         ]
         what = [str(first.row), first.algorithm, f"{row.source} → {first.target_data}"]
-        lines.append([*what, f"{first.properties} ({first.section})", *cells, str(first.n_tasks)])
+        less = [d for d in first.deviations if d.endswith((" epochs", "examples of a task"))]
+        tasks = ", ".join([str(first.n_tasks), *less])
+        lines.append([*what, f"{first.properties} ({first.section})", *cells, tasks])
     computed, missing = len(lines) - 1, sorted({*table.row} - {int(line[0]) for line in lines[1:]})
     rest = f" Not yet: rows {', '.join(map(str, missing))}." if missing else ""
     return "\n".join([f"{computed} of {table.row.nunique()} rows are computed.{rest}\n", *markdown_lines(lines)])
