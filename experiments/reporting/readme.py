@@ -92,11 +92,7 @@ def short_section(runs: pd.DataFrame) -> str:
         if not row.is_computed:
             continue
         first = row.first
-        of_row = table[table.row == first.row].set_index("measure")
-        cells = [
-            f"{'undefined' if pd.isna(of_row.r[m]) else signed(of_row.r[m])} / {signed(of_row.paper_r[m])}"
-            for m in PAPER_MEASURES
-        ]
+        cells = [f"{cell.r} / {cell.paper}" for cell in row.cells if cell.measure in map(label, PAPER_MEASURES)]
         what = [str(first.row), first.algorithm, f"{row.source} → {first.target_data}"]
         less = [d for d in first.deviations if d.endswith((" epochs", "examples of a task"))]
         tasks = ", ".join([str(first.n_tasks), *less])
