@@ -101,7 +101,7 @@ def test_fine_tuning_goes_beyond_its_start():
     start = fine_tune.initial_weights(get_weights(build(MODEL, 10, SEED)), trainer.graph, 3, rng)
 
     def accuracy():
-        return np.mean(predict_classes(trainer, images, np.arange(30, 60), prepare(32)) == labels[30:])
+        return np.mean(predict_classes(trainer, images, np.arange(30, 60), prepare(32), 16) == labels[30:])
 
     curve = train(
         trainer, start, images[:30], labels[:30], epochs=12, batch_size=10, learning_rate=0.02, evaluate=accuracy
@@ -262,7 +262,7 @@ def test_predict_classes_is_a_loop_over_the_rows():
     images, _ = draw_images(230, 5)
     trainer = smooth_trainer(5)
     rows = np.random.default_rng(0).permutation(230)[:211]
-    predicted = predict_classes(trainer, images, rows, prepare(8))
+    predicted = predict_classes(trainer, images, rows, prepare(8), 100)
     expected = [trainer.predict(prepare(8)(images[[row]]))[0].argmax() for row in rows]
     assert predicted.dtype == np.int64 and predicted.tolist() == expected and len(set(expected)) > 1
 
@@ -287,7 +287,7 @@ def test_divergence_names_the_epoch(loss):
 def test_outputs_that_are_not_finite_are_an_error():
     trainer = types.SimpleNamespace(predict=lambda x: np.full((len(x), 2), np.nan))
     with pytest.raises(FloatingPointError, match="output is not finite: lower learning_rate"):
-        predict_classes(trainer, draw_images(3, 2)[0], np.arange(3), prepare(8))
+        predict_classes(trainer, draw_images(3, 2)[0], np.arange(3), prepare(8), 2)
 
 
 # Interruptions
@@ -448,7 +448,7 @@ def test_both_engines_train_the_same(task, options):
         curves.append(
             train(
                 *(trainer, start, *task),
-                evaluate=lambda t=trainer: float(np.mean(predict_classes(t, *task, prepare(8)) == 0)),
+                evaluate=lambda t=trainer: float(np.mean(predict_classes(t, *task, prepare(8), 64) == 0)),
             )
         )
         states.append(trainer.state())

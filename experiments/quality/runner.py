@@ -182,6 +182,7 @@ def _fine_tune(
 
     engine = create_engine("gluon", threads=1)
     from leep.engines.graph import get_weights
+    from leep.sources.forward import batch_size
     from leep.sources.zoo import build, count_classes, load_weights
     from leep.transfer.fine_tune import initial_weights
     from leep.transfer.training import predict_classes, train_network
@@ -209,7 +210,7 @@ def _fine_tune(
             learning_rate=config.fine_tune.learning_rate,
             report=lambda n: bar.update(n),
         )
-    return predict_classes(trainer, images, np.flatnonzero(~target.is_train), prepare)
+    return predict_classes(trainer, images, np.flatnonzero(~target.is_train), prepare, batch_size(model.size))
 
 
 def pack(correct: np.ndarray) -> str:

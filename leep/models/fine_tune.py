@@ -17,6 +17,7 @@ from leep.errors import Invalid
 from leep.files import write_atomically
 from leep.models.images import FolderImages, default_cache
 from leep.models.model import Model, digest
+from leep.models.outputs import batch_size
 from leep.progress import advance, progress
 from leep.transfer.training import predict_classes, steps_done, train_network
 
@@ -113,7 +114,9 @@ def fine_tune(
                 checkpoint=checkpoint,
             )
             speed = done / (time.monotonic() - begin) if done else np.nan
-            predicted = predict_classes(trainer, pixels, images.rows[test], model.prepare)
+            predicted = predict_classes(
+                trainer, pixels, images.rows[test], model.prepare, batch_size(model.size, model.device)
+            )
         except FloatingPointError as error:
             raise Invalid(str(error)) from error
     write_atomically(folder / "done.npz", lambda file: np.savez(file, predicted=predicted, speed=speed))

@@ -46,12 +46,14 @@ class NetworkMethod(SGD):
         from leep.engines import create_engine
 
         engine = create_engine(**pair.engine)
+        from leep.sources.forward import batch_size
         from leep.sources.zoo import build  # imports MXNet, after the engine has set its threads
         from leep.transfer.metrics import evaluate
         from leep.transfer.training import predict_classes, train_network
 
         start_of = self.start_weights(pair)
-        images = pair.data.test_images
+        images, prepare = pair.data.test_images, pair.preprocessing
+        batch = batch_size(prepare.size, pair.engine.get("device", "cpu"))
         trainers = {}  # the last one, by number of classes: its compiled graph serves all tasks of that size
 
         def transfer(index, report):
@@ -66,7 +68,7 @@ class NetworkMethod(SGD):
             some = first_of_each_class(task.test_labels, CURVE_PER_CLASS)
 
             def accuracy() -> float:
-                predicted = predict_classes(trainer, images, task.test_rows[some], pair.preprocessing)
+                predicted = predict_classes(trainer, images, task.test_rows[some], prepare, batch)
                 return float(np.mean(predicted == task.test_labels[some]))
 
             rng = pair.training_rng(index)
@@ -77,7 +79,7 @@ class NetworkMethod(SGD):
                 task.train_rows,
                 task.train_labels,
                 rng,
-                prepare=pair.preprocessing,
+                prepare=prepare,
                 epochs=budget.epochs,
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
@@ -86,7 +88,7 @@ class NetworkMethod(SGD):
                 report=report,
                 checkpoint=checkpoint_of(checkpoints, index),
             )
-            predicted = predict_classes(trainer, images, task.test_rows, pair.preprocessing)
+            predicted = predict_classes(trainer, images, task.test_rows, prepare, batch)
             return evaluate(predicted, task.test_labels, n_classes, task.minority_class), curve
 
         gc.collect()

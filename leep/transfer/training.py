@@ -13,7 +13,6 @@ from leep.files import write_atomically
 from leep.sources.preprocess import Preprocessing
 
 FIRST_EPOCHS = 10  # a curve holds each of them: most of the convergence is there
-_BATCH = 100  # images of a forward pass: fastest where the activations stay in the processor's cache
 
 
 def train_network(
@@ -146,7 +145,7 @@ def steps_done(checkpoint: Path, n_examples: int, batch_size: int) -> int:
     return epoch * -(-n_examples // batch_size) + step
 
 
-def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Preprocessing) -> np.ndarray:
+def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Preprocessing, batch: int) -> np.ndarray:
     """Classes that the trainer's network predicts.
 
     Parameters
@@ -157,6 +156,8 @@ def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Prep
     rows : integer array of shape (n,)
         Rows of `images`.
     prepare : Preprocessing
+    batch : int
+        Images of a forward pass; does not change the result beyond rounding.
 
     Returns
     -------
@@ -169,11 +170,11 @@ def predict_classes(trainer, images: np.ndarray, rows: np.ndarray, prepare: Prep
         If a logit is not finite.
     """
     predicted = np.empty(len(rows), np.int64)
-    for begin in range(0, len(rows), _BATCH):
-        logits = trainer.predict(prepare(images[rows[begin : begin + _BATCH]]))
+    for begin in range(0, len(rows), batch):
+        logits = trainer.predict(prepare(images[rows[begin : begin + batch]]))
         if not np.isfinite(logits).all():
             raise FloatingPointError("the trained network's output is not finite: lower learning_rate")
-        predicted[begin : begin + _BATCH] = logits.argmax(1)
+        predicted[begin : begin + batch] = logits.argmax(1)
     return predicted
 
 
