@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from experiments.reporting.claims import VERDICTS, Evidence, Finding, judge, read_claims, zero
 from experiments.reporting.figures import FIGURES, NAMES
-from experiments.reporting.report import read_choices, render, settings, sources
+from experiments.reporting.report import read_choices, render, run_command, settings, sources
 from experiments.reporting.table1 import build_table
 from leep.results import read_runs
 
@@ -169,6 +169,17 @@ def test_page_holds_table_figures_claims_and_settings(page):
     assert "python run.py experiment=small_balanced 'source=" in html.unescape(page) and "deviations" in page
     assert page.count('data-measure="log_me"') == 21 and "Intervals over sets of classes" in page
     assert "our interval in" in page
+
+
+def test_the_command_of_a_run_repeats_its_budget():
+    names = {"source": {"name": "s"}, "target": {"name": "t"}, "engine": {"name": "gluon", "precision": "float32"}}
+    setting = {"scale": "paper", "epochs": 2, "max_examples": 1000}
+    notes = {"n_tasks": 20, "deviations": ["2 of 100 epochs", "20 of 200 tasks", "about 1000 examples of a task"]}
+    made = run_command({"experiment": "large_balanced", **names}, {"setting": setting, "notes": notes}, "fine_tune", 0)
+    assert made.endswith("scale=paper n_tasks=20 scale.max_epochs.fine_tune=2 scale.max_examples.fine_tune=1000")
+    whole = {"setting": {"scale": "paper", "epochs": 100}, "notes": {"n_tasks": 200, "stand_in": []}}
+    made = run_command({"experiment": "large_balanced", **names}, whole, "fine_tune", 0)
+    assert made.endswith("'method=[fine_tune]' scale=paper")
 
 
 def test_sources_are_those_of_the_runs_each_once(tmp_path):

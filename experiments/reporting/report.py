@@ -55,9 +55,15 @@ def run_command(tasks: dict, training: dict, method: str, seed: int) -> str:
     """The command that computes a run again."""
     names = {"experiment": tasks["experiment"], "method": method}
     names |= {"source": tasks["source"]["name"], "target": tasks["target"]["name"]}
-    values = {"scale": training["setting"]["scale"]}
-    if values["scale"] == "paper" and training["notes"]["n_tasks"] != PAPER_TASKS:
-        values["n_tasks"] = training["notes"]["n_tasks"]
+    setting, notes = training["setting"], training["notes"]
+    values = {"scale": setting["scale"]}
+    if setting["scale"] == "paper":
+        if notes["n_tasks"] != PAPER_TASKS:
+            values["n_tasks"] = notes["n_tasks"]
+        if any(deviation.endswith(" epochs") for deviation in notes.get("deviations", [])):
+            values[f"scale.max_epochs.{method}"] = setting["epochs"]
+        if setting.get("max_examples"):
+            values[f"scale.max_examples.{method}"] = setting["max_examples"]
     if tasks["engine"]["name"] != "gluon":
         values |= {"engine": tasks["engine"]["name"], "engine.precision": tasks["engine"]["precision"]}
     if tasks["engine"].get("device", "cpu") != "cpu":
