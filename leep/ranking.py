@@ -200,21 +200,21 @@ def rank(
     _check_options(measures, verify, n_resamples, classes, codes)
     counts = np.bincount(codes)
     steps = len(models) * (1 if verify == "none" else 2 + bool(curve))
-    bar = progress(total=steps, desc="heads and measures", unit=" steps", disable=not show_progress)
-    scores = {}
-    for name, (probs, features) in models.items():
-        scores[name] = {m: _score(m, probs, features, codes, n_resamples, seed) for m in measures}
-        bar.update()
-    probes, failed = _probe_all(models, codes, seed, bar) if verify == "probe" else ({}, {})
-    if probes:
-        standings = stand_by_accuracy(probes, codes, n_resamples, seed)
-    else:
-        known = {name: of["leep"] for name, of in scores.items() if of["leep"].value is not None}
-        values, resampled = ({name: getattr(s, what) for name, s in known.items()} for what in ("value", "resampled"))
-        standings = stand_by_score(values, resampled, len(codes))
+    with progress(total=steps, desc="heads and measures", unit=" steps", disable=not show_progress) as bar:
+        scores = {}
+        for name, (probs, features) in models.items():
+            scores[name] = {m: _score(m, probs, features, codes, n_resamples, seed) for m in measures}
+            bar.update()
+        probes, failed = _probe_all(models, codes, seed, bar) if verify == "probe" else ({}, {})
+        if probes:
+            standings = stand_by_accuracy(probes, codes, n_resamples, seed)
+        else:
+            known = {name: of["leep"] for name, of in scores.items() if of["leep"].value is not None}
+            values = {name: score.value for name, score in known.items()}
+            resampled = {name: score.resampled for name, score in known.items()}
+            standings = stand_by_score(values, resampled, len(codes))
+        parts = _parts(models, probes, standings.names, seed, bar) if probes and curve else {}
     order = [*standings.names, *sorted(set(models) - set(standings.names))]
-    parts = _parts(models, probes, standings.names, seed, bar) if probes and curve else {}
-    bar.close()
     tested = codes[probes[order[0]].tested] if probes else codes
     more_data = "No curve: a head on a part of the images does not converge." if probes and curve else ""
     if parts:
@@ -330,7 +330,6 @@ def _probe_all(models: Mapping, codes: np.ndarray, seed: int, bar: tqdm) -> tupl
             failed[name] = str(error)
         bar.update()
     if not probes:
-        bar.close()
         raise RuntimeError(f"no head converged; {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
     return probes, failed
 

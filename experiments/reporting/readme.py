@@ -10,7 +10,16 @@ import pandas as pd
 from experiments.reporting.claims import Evidence, judge, read_claims
 from experiments.reporting.cli import run_main
 from experiments.reporting.predictors import PAPER_MEASURES, label
-from experiments.reporting.render import markdown_cell, markdown_lines, measures_of, notes, signed, summary, table_rows
+from experiments.reporting.render import (
+    markdown_cell,
+    markdown_lines,
+    measures_of,
+    needed,
+    notes,
+    signed,
+    summary,
+    table_rows,
+)
 from experiments.reporting.table1 import build_table
 from leep.files import write_atomically
 from leep.results import read_runs
@@ -30,16 +39,15 @@ FIGURES = {
 }
 
 
-def section(runs: pd.DataFrame) -> str:
+def section(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """The computed rows of Table 1 with seed 0, LEEP's correlation with other seeds, the claims, and two figures."""
-    table = build_table(runs)
     seeds = sorted({*runs.seed} - {0})
     others = [build_table(runs, seed).query("measure == 'leep'").set_index("row").r for seed in seeds]
     header, *lines = long_lines(table)
     again = [", ".join(signed(r[int(line[0])]) for r in others if pd.notna(r[int(line[0])])) for line in lines]
     lines = [[*header, "LEEP, other seeds"], *([*line, cell] for line, cell in zip(lines, again))]
-    missing = [str(row.first.row) for row in table_rows(table) if not row.is_computed]
-    absent = f" Not computed: rows {', '.join(missing)}." if missing else ""
+    missing = ", ".join(str(row) for row, *_ in needed(table))
+    absent = f" Not computed: rows {missing}." if missing else ""
     claims = claim_lines(Evidence(ROOT / REFERENCE, runs, 0, table))
     second = build_table(runs[~runs.run.isin(table.run)])
     return "\n\n".join(
@@ -84,9 +92,8 @@ def claim_lines(evidence: Evidence) -> list[list[str]]:
     return lines
 
 
-def short_section(runs: pd.DataFrame) -> str:
-    """The computed rows of Table 1 with seed 0: what was run, and each measure's correlation beside the paper's."""
-    table = build_table(runs)
+def short_section(table: pd.DataFrame) -> str:
+    """The computed rows of Table 1: what was run, and each measure's correlation beside the paper's."""
     lines = [["Row", "Method", "Source → target", "Setting", *map(label, PAPER_MEASURES), "Tasks"]]
     for row in table_rows(table):
         if not row.is_computed:
@@ -97,9 +104,9 @@ def short_section(runs: pd.DataFrame) -> str:
         less = [d for d in first.deviations if d.endswith((" epochs", "examples of a task"))]
         tasks = ", ".join([str(first.n_tasks), *less])
         lines.append([*what, f"{first.properties} ({first.section})", *cells, tasks])
-    computed, missing = len(lines) - 1, sorted({*table.row} - {int(line[0]) for line in lines[1:]})
-    rest = f" Not yet: rows {', '.join(map(str, missing))}." if missing else ""
-    return "\n".join([f"{computed} of {table.row.nunique()} rows are computed.{rest}\n", *markdown_lines(lines)])
+    missing = ", ".join(str(row) for row, *_ in needed(table))
+    rest = f" Not yet: rows {missing}." if missing else ""
+    return "\n".join([f"{len(lines) - 1} of {table.row.nunique()} rows are computed.{rest}\n", *markdown_lines(lines)])
 
 
 def updated(text: str, new: str) -> str:
@@ -112,7 +119,8 @@ def updated(text: str, new: str) -> str:
 
 def pages(runs: pd.DataFrame) -> dict[Path, str]:
     """The pages that hold a table, and the text that each should have."""
-    made = {ROOT / "README.md": short_section(runs), ROOT / "docs" / "results.md": section(runs)}
+    table = build_table(runs)
+    made = {ROOT / "README.md": short_section(table), ROOT / "docs" / "results.md": section(runs, table)}
     return {path: updated(path.read_text("utf-8"), new) for path, new in made.items()}
 
 
