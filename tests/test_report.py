@@ -13,7 +13,7 @@ from conftest import ROOT
 from helpers.results import write_convergence, write_run
 from omegaconf import OmegaConf
 
-from experiments.reporting.claims import VERDICTS, Evidence, Finding, judge, read_claims, zero
+from experiments.reporting.claims import VERDICTS, Evidence, Finding, judge, level_difference, read_claims, zero
 from experiments.reporting.figures import FIGURES, NAMES
 from experiments.reporting.report import read_choices, render, run_command, settings, sources
 from experiments.reporting.table1 import build_table
@@ -117,6 +117,19 @@ def test_convergence_claims(tmp_path):
 )
 def test_zero_of_a_curve_by_hand(values, epoch):
     assert zero(pd.Series(values, index=[0, 1, 5])) == pytest.approx(epoch)
+
+
+def test_difference_of_levels_by_hand():
+    """Tasks that are alike leave nothing to resample; two that differ give the three means of two drawn tasks."""
+    epochs, last = [0, 1, 5], lambda curve: curve.iloc[-1]
+    lowest = pd.DataFrame([[-0.2, 0.2, 0.1]] * 3, columns=epochs)
+    highest = pd.DataFrame([[-0.3, 0.1, 0.4]] * 2, columns=epochs)
+    assert level_difference(highest, lowest, last) == "+0.300 [+0.300, +0.300]"
+    assert level_difference(highest, lowest, zero) == "+0.250 [+0.250, +0.250]"
+    highest.iloc[0, -1] = 0.2
+    assert level_difference(highest, lowest, last) == "+0.200 [+0.100, +0.300]"
+    assert level_difference(highest - 1, lowest, zero) == "+∞ [+∞, +∞]"
+    assert level_difference(highest - 1, lowest - 1, zero) == "undefined", "neither level reaches zero"
 
 
 def test_choices_are_the_configurations():

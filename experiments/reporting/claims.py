@@ -18,9 +18,10 @@ import pandas as pd
 from experiments.reporting import selection
 from experiments.reporting.figures import FIGURES, figure_panels, panel_data
 from experiments.reporting.predictors import PAPER_MEASURES, label
-from experiments.reporting.render import correlated, signed, starred
+from experiments.reporting.render import correlated, interval, signed, starred
 from leep.plots import method_style
 
+RESAMPLES = 1000  # of the tasks of a transferability level
 VERDICTS = ("supported", "supported so far", "not supported", "not yet measured")
 
 
@@ -155,33 +156,64 @@ def zero(curve: pd.Series) -> float:
     return float(e0 - d0 * (e1 - e0) / (d1 - d0))
 
 
-# A panel of Figures 4 and 8: mean curves from the lowest level to the highest, and what is said of one.
-CURVES: dict[str, tuple[Callable, Callable]] = {
+# A panel of Figures 4 and 8: mean curves from the lowest level to the highest, what is said of one, and the number by
+# which the highest level is held against the lowest.
+CURVES: dict[str, tuple[Callable, Callable[[pd.Series], str], Callable[[pd.Series], float] | None]] = {
     "zero earlier": (
         lambda curves, claim: zero(curves[-1]) <= claim["threshold"] * zero(curves[0]),
         lambda curve: f"epoch {zero(curve):.2f}",
+        zero,
     ),
     "zero within": (
         lambda curves, claim: all(zero(curve) <= claim["threshold"] * curve.index[-1] for curve in curves),
         lambda curve: f"epoch {zero(curve):.2f} of {curve.index[-1]}",
+        None,
     ),
     "ends higher": (
         lambda curves, claim: round(curves[-1].iloc[-1], 3) > round(curves[0].iloc[-1], 3),
         lambda curve: signed(curve.iloc[-1]),
+        lambda curve: curve.iloc[-1],
     ),
 }
 
 
-def _judge_curves(claim: dict, evidence: Evidence, holds: Callable, value: Callable) -> Finding:
+def _judge_curves(claim: dict, evidence: Evidence, holds: Callable, words: Callable, value: Callable | None) -> Finding:
     """A condition on the mean curves of every panel."""
     panels, numbers, good = _panels(claim, evidence), {}, True
     for panel, _, data in panels:
         if data.empty or data.level.nunique() < 2:
             continue
-        curves = {level: group.groupby("epoch").difference.mean() for level, group in data.groupby("level")}
+        tasks = {
+            level: group.pivot(index="task", columns="epoch", values="difference")
+            for level, group in data.groupby("level")
+        }
+        curves = {level: table.mean() for level, table in tasks.items()}
         good &= bool(holds(list(curves.values()), claim))
-        numbers[panel] = ", ".join(f"{level}: {value(curve)}" for level, curve in curves.items())
+        lowest, *_, highest = tasks.values()
+        numbers[panel] = ", ".join(f"{level}: {words(curve)}" for level, curve in curves.items())
+        if value:
+            numbers[panel] += f"; highest less lowest {level_difference(highest, lowest, value)}"
     return Finding(good, len(numbers), len(panels), numbers)
+
+
+def level_difference(highest: pd.DataFrame, lowest: pd.DataFrame, value: Callable) -> str:
+    """A number of the mean curve of the highest level less that of the lowest, and its 95 % bootstrap interval.
+
+    The tables hold a row a task and a column an epoch. The tasks of each level are drawn anew, RESAMPLES times.
+    """
+    rng = np.random.default_rng(0)
+
+    def resampled(tasks: pd.DataFrame) -> np.ndarray:
+        drawn = rng.integers(0, len(tasks), (RESAMPLES, len(tasks)))
+        return np.array([value(pd.Series(curve, tasks.columns)) for curve in tasks.to_numpy()[drawn].mean(axis=1)])
+
+    with np.errstate(invalid="ignore"):  # ∞ − ∞, where neither curve reaches zero
+        found = value(highest.mean()) - value(lowest.mean())
+        differences = resampled(highest) - resampled(lowest)
+    if np.isnan(found) or np.isnan(differences).any():
+        return "undefined"
+    low, high = np.percentile(differences, (2.5, 97.5), method="nearest")  # no mean of numbers and ∞
+    return f"{signed(found)} {interval(low, high, 3)}".replace("inf", "∞")
 
 
 def _predicts(found, claim: dict) -> bool:
