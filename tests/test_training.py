@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from leep.engines import create_engine
-from leep.engines.graph import get_weights, trace
+from leep.engines.graph import get_weights, set_weights, trace
+from leep.errors import Invalid
 from leep.sources.preprocess import Preprocessing
 from leep.sources.zoo import build, seed_mxnet
 from leep.transfer import fine_tune, from_scratch, training
@@ -109,6 +110,23 @@ def test_fine_tuning_goes_beyond_its_start():
     assert [epoch for epoch, _ in curve] == list(range(13))
     assert curve[0][1] < 0.6 and curve[-1][1] > 0.9
     assert curve[-1][1] == accuracy()
+
+
+def test_fine_tuning_refuses_weights_that_batch_norm_makes_into_others():
+    """Convolutions times 1,000 and batch norm's scale by 1,000 less: the same network, in inference mode only."""
+    images = prepare(8)(draw_images(10, 3)[0])
+    net = smooth_net()
+    weights, convolution, norm = get_weights(net), "0.weight", "1."
+    fine_tune.check_training_mode(net, images, "whole")
+    set_weights(net, weights)  # the check changed the running statistics
+    before = create_engine("gluon").predictor(net)(images)[1]
+    weights[convolution] *= 1000
+    weights[norm + "running_mean"] *= 1000
+    weights[norm + "gamma"] /= 1000
+    set_weights(net, weights)
+    np.testing.assert_allclose(create_engine("gluon").predictor(net)(images)[1], before, rtol=1e-4, atol=1e-5)
+    with pytest.raises(Invalid, match=r"source\.scaled\.weights: in training mode 0\.\d% is left .* batch norms"):
+        fine_tune.check_training_mode(net, images, "scaled")
 
 
 @pytest.mark.parametrize("options", SGD)
