@@ -40,7 +40,8 @@ def test_pages_show_the_figures_of_the_reference_runs():
         path: re.findall(r"!\[.*?\]\((.*?)\)", path.read_text("utf-8"))
         for path in (ROOT / "README.md", ROOT / "docs" / "results.md")
     }
-    assert shown[ROOT / "docs" / "results.md"] == [f"../{REFERENCE}/figures/{name}.png" for name in FIGURES]
+    made = [f"../{REFERENCE}/figures/{name}.png" for name in FIGURES]  # and others below, by hand
+    assert shown[ROOT / "docs" / "results.md"][: len(made)] == made
     for page, pictures in shown.items():
         assert pictures
         assert all((page.parent / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
