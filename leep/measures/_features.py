@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 
 from leep.measures._blas import one_thread
 from leep.measures._check import check_finite, check_labels, check_matrix, check_same_length
 
 LARGE_PRODUCT = 1 << 29  # multiplications of a matrix product from which on BLAS's threads pay
+GRAM_BLOCK = 256  # columns of a Gram matrix that a thread makes at a time
 
 
 def check_features(features: np.ndarray, target_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,10 +21,26 @@ def check_features(features: np.ndarray, target_labels: np.ndarray) -> tuple[np.
 
 
 def smaller_gram(x: np.ndarray) -> np.ndarray:
-    """xᵀ x, `(d, d)`, or x xᵀ, `(n, n)`: the smaller one. Its bits do not depend on the number of threads."""
+    """xᵀ x, `(d, d)`, or x xᵀ, `(n, n)`: the smaller one. Its bits do not depend on the number of threads.
+
+    OpenBLAS's bits may depend on it, so a large product is made of blocks, each on one thread of BLAS.
+    """
     n, d = x.shape
-    with nullcontext() if n * d * min(n, d) > LARGE_PRODUCT else one_thread():
-        return x.T @ x if n > d else x @ x.T
+    rows = x.T if n > d else x
+    if n * d * min(n, d) <= LARGE_PRODUCT:
+        with one_thread():
+            return rows @ rows.T
+    from leep.threads import map_in_threads  # which imports the measures
+
+    gram = np.empty((len(rows), len(rows)))
+
+    def fill(first: int) -> None:
+        block = slice(first, first + GRAM_BLOCK)
+        gram[first:, block] = rows[first:] @ rows[block].T
+        gram[block, first:] = gram[first:, block].T
+
+    map_in_threads(fill, range(0, len(rows), GRAM_BLOCK))
+    return gram
 
 
 def scale_to_one(features: np.ndarray) -> np.ndarray:
