@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from leep.engines.depthwise import DepthwiseConvolution
 from leep.engines.graph import Graph
 
+# oneDNN compiles kernels for bfloat16 where a CPU has AVX-512, with instructions for bfloat16 or without
+BFLOAT16_KERNELS = "AVX512" in torch.backends.cpu.get_cpu_capability()
+
 
 def _get(node: dict, name: str, default: str) -> object:
     return _parse(node.get("attrs", {}).get(name, default))
@@ -34,6 +37,19 @@ def _known(node: dict, name: str, default: str, known: tuple):
     return value
 
 
+def _multiply(function, x, weight, bias, *arguments):
+    """`function(x, weight, bias, *arguments)`; bfloat16 at the speed of float32 on a CPU that has no kernels for it.
+
+    Inputs, output and all gradients are rounded to bfloat16 and the sums are float32, as in the kernels. PyTorch's own
+    way on such a CPU is reference code: it trains a ResNet18 at a fifteenth of the speed of float32.
+    """
+    if BFLOAT16_KERNELS or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return function(x, weight, bias, *arguments)
+    with torch.autocast("cpu", enabled=False):
+        x, weight, bias = (t if t is None else t.bfloat16().float() for t in (x, weight, bias))
+        return function(x, weight, bias, *arguments).bfloat16()
+
+
 def _convolution(node, training, x, weight, bias=None):
     stride, pad, dilate = (_get(node, k, d) for k, d in (("stride", "(1, 1)"), ("pad", "(0, 0)"), ("dilate", "(1, 1)")))
     groups, size = _get(node, "num_group", "1"), weight.shape[2]
@@ -41,7 +57,7 @@ def _convolution(node, training, x, weight, bias=None):
     if training and square and groups == len(weight) == x.shape[1] > 1 and bias is None and x.device.type == "cpu":
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         return DepthwiseConvolution.apply(x.to(dtype), weight.to(dtype), stride[0], pad[0])
-    return F.conv2d(x, weight, bias, stride, pad, dilate, groups)
+    return _multiply(F.conv2d, x, weight, bias, stride, pad, dilate, groups)
 
 
 def _batch_norm(node, training, x, gamma, beta, mean, var):
@@ -79,7 +95,7 @@ def _pooling(node, training, x):
 
 
 def _fully_connected(node, training, x, weight, bias=None):
-    return F.linear(x.flatten(1) if _get(node, "flatten", "True") else x, weight, bias)
+    return _multiply(F.linear, x.flatten(1) if _get(node, "flatten", "True") else x, weight, bias)
 
 
 def _pad(node, training, x):
