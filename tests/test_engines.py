@@ -245,6 +245,34 @@ def test_bfloat16_is_close():
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("groups", [1, 6])
+def test_bfloat16_without_kernels_has_the_values_of_the_kernels(groups, monkeypatch):
+    """Outputs and gradients within the last bit of bfloat16: the order of a sum may move a rounding."""
+    torch_engine()
+    import torch
+
+    from leep.engines import torch_graph
+
+    node = {"op": "Convolution", "name": "c", "attrs": {"pad": "(1, 1)", "stride": "(2, 2)", "num_group": str(groups)}}
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, 6, 9, 8), (6, 6 // groups, 3, 3), (5, 6 * 5 * 4), (5,)
+    inputs = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+
+    def values(kernels):
+        monkeypatch.setattr(torch_graph, "BFLOAT16_KERNELS", kernels)
+        x, weight, dense, bias = inputs
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = torch_graph._convolution(node, True, x, weight)
+            out = torch_graph._fully_connected({"op": "FullyConnected"}, True, maps, dense, bias)
+        assert maps.dtype == out.dtype == torch.bfloat16
+        return maps, out, *torch.autograd.grad(out.float().square().sum(), inputs)
+
+    for ours, theirs in zip(values(False), values(True)):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.01 * float(theirs.detach().abs().max()))
+
+
+@pytest.mark.torch
 def test_unknown_operator_is_named():
     engine = torch_engine()
     from mxnet.gluon import nn
