@@ -189,12 +189,12 @@ def _weighted_kendall(columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     pairs = np.stack([signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1])])
     sums = counts @ pairs  # (3, n_resamples, n): over the partners of each task
     harmonic = np.r_[0.0, np.cumsum(1 / np.arange(1, n + 1))]
-    taus = []
+    taus, weights = [], np.empty_like(counts)
     for keys in ((y, x), (x, y)):  # the last one is sorted by first
         order = np.lexsort(keys)[::-1]
         last = np.rint(np.cumsum(counts[:, order], 1)).astype(int)  # copies of a task have ranks next to each other
-        weights = np.diff(harmonic[last], axis=1, prepend=0.0)
-        agree, of_x, of_y = (weights * sums[:, :, order]).sum(2)
+        weights[:, order] = np.diff(harmonic[last], axis=1, prepend=0.0)
+        agree, of_x, of_y = np.einsum("krn,rn->kr", sums, weights)
         with np.errstate(invalid="ignore"):
             taus.append(agree / np.sqrt(np.where(of_x * of_y > 0, of_x * of_y, np.nan)))
     return (taus[0] + taus[1]) / 2
@@ -265,21 +265,23 @@ def _resampled_correlations(
 ) -> np.ndarray:
     """`(n_resamples, k, k)`: `_correlations` of resamples of tasks or clusters; NaN where a resample is constant."""
     k, n = columns.shape
-    if clusters is None:
-        weights = _weights(n, n_resamples, seed)
-    else:
-        weights = _weights(clusters.max() + 1, n_resamples, seed)[:, clusters]
-        weights = weights / weights.sum(1, keepdims=True)  # clusters differ in size
-    z = ((columns - columns.mean(1, keepdims=True)) / columns.std(1, keepdims=True)).T
-    means = weights @ z
-    products = (weights @ (z[:, :, None] * z[:, None, :]).reshape(n, -1)).reshape(-1, k, k)
-    covariances = products - means[:, :, None] * means[:, None, :]
-    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    z = (columns - columns.mean(1, keepdims=True)) / columns.std(1, keepdims=True)
+    i, j = np.triu_indices(k)
+    sums = np.concatenate([z, z[i] * z[j], np.ones((1, n))])
+    if clusters is not None:
+        sums = sums @ np.eye(clusters.max() + 1)[clusters]
+    moments = sums @ _weights(sums.shape[1], n_resamples, seed).T
+    moments /= moments[-1]  # clusters differ in size
+    covariances = moments[k:-1] - moments[i] * moments[j]
+    variances = covariances[i == j]
     deviations = np.sqrt(np.where(variances > 1e-12, variances, np.nan))  # z has variance 1: less is rounding
-    return np.clip(covariances / (deviations[:, :, None] * deviations[:, None, :]), -1, 1)
+    correlations = np.empty((n_resamples, k, k))
+    correlations[:, i, j] = np.clip(covariances / (deviations[i] * deviations[j]), -1, 1).T
+    correlations[:, j, i] = correlations[:, i, j]
+    return correlations
 
 
-@functools.lru_cache(maxsize=2)  # of all measures and differences of a run: of its tasks, of its clusters
+@functools.lru_cache(maxsize=3)  # of all measures of a run: for r, for r over clusters, for τ
 def _weights(n: int, n_resamples: int, seed: int) -> np.ndarray:
     """How often each of `n` tasks is drawn in each resample, `(n_resamples, n)`, divided by `n`."""
     drawn = np.random.default_rng(seed).integers(0, n, (n_resamples, n))

@@ -73,7 +73,7 @@ def test_the_job_that_is_submitted():
     keys = "executor.queue=long", "executor.account=me", "executor.job_extra_directives=['--gres=gpu:4']"
     prologue = "executor.job_script_prologue=['module load gcc']"
     cfg = resolved(*SLURM, *keys, prologue, "engine.threads=2", "executor.cores=8")
-    with jobqueue.SLURMCluster(**slurm_options(cfg)) as cluster:
+    with jobqueue.SLURMCluster(**slurm_options(cfg), scheduler_options={"dashboard_address": ":0"}) as cluster:
         lines = cluster.job_script().splitlines()
     for line in ("-p long", "-A me", "--cpus-per-task=8", "--gres=gpu:4", "-t 12:00:00"):
         assert f"#SBATCH {line}" in lines

@@ -155,7 +155,7 @@ def convergence_data(
     if tuned.empty:
         return pd.DataFrame(), select_run(runs, row, seed)
     first = tuned.iloc[0]
-    same = runs[(runs.run.map(os.path.dirname) == os.path.dirname(first.run)) & (runs.scale == first.scale)]
+    same = runs[(_pairs(runs) == os.path.dirname(first.run)) & (runs.scale == first.scale)]
     reference = select_run(same, {**row, "method": "from_scratch"}, seed)
     tuned, reference = (run[run.measure == "leep"] for run in (tuned, reference))
     curves = read_curves(results / first.run)
@@ -174,11 +174,16 @@ def convergence_data(
     ]
 
 
+def _pairs(runs: pd.DataFrame) -> pd.Series:
+    """The folder of each line's source and target, which holds those of its methods."""
+    return runs.run.map({run: os.path.dirname(run) for run in runs.run.unique()})
+
+
 def _with_reference(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs beside reference models of the same tasks and scale, `finished` where those are too."""
     if runs.empty:
         return runs
-    place = runs.run.map(os.path.dirname) + " " + runs.scale
+    place = _pairs(runs) + " " + runs.scale
     reference = runs.method == "from_scratch"
     finished = runs.finished & place.isin(place[reference & runs.finished])
     return runs.assign(finished=finished)[place.isin(place[reference])]

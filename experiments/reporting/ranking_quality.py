@@ -143,10 +143,14 @@ def _of_measures(predicted: pd.DataFrame, reached: np.ndarray) -> Iterator[tuple
 
 
 def _choice(predictor: str, values: np.ndarray, reached: np.ndarray) -> Iterator[tuple[str, str, float]]:
-    """Whether the first is the best, and the accuracy lost by following it; of equal values each may be the first."""
-    chosen = reached[values == values.max()]
-    yield predictor, "first_is_best", float((chosen == reached.max()).mean())
-    yield predictor, "regret", float(reached.max() - chosen.mean())
+    """Whether the first is the best, and the accuracy lost by following it; of equal values each may be the first.
+
+    Values `(n_candidates,)`, or `(n, n_candidates)` for the mean over n rankings.
+    """
+    first = values == values.max(-1, keepdims=True)
+    chance = first / first.sum(-1, keepdims=True)
+    yield predictor, "first_is_best", float((chance @ (reached == reached.max())).mean())
+    yield predictor, "regret", float(reached.max() - (chance @ reached).mean())
 
 
 def _of_baselines(truth: pd.DataFrame, elsewhere: pd.Series) -> Iterator[tuple[str, str, float]]:
@@ -157,8 +161,7 @@ def _of_baselines(truth: pd.DataFrame, elsewhere: pd.Series) -> Iterator[tuple[s
     n = int(truth.n_test.iloc[0])
     correct = np.stack([unpack(text, n) for text in truth.correct], axis=1).astype(float)
     again = resampled_means(correct, np.zeros(n, np.int64), N_NOISE, 0)
-    for values in again:
-        yield from _choice("test_noise", values, reached)
+    yield from _choice("test_noise", again, reached)
 
 
 def _of_noise(of_draw: pd.DataFrame, reached: np.ndarray) -> Iterator[tuple[str, str, float]]:

@@ -42,7 +42,8 @@ FIGURES = {
 def section(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """The computed rows of Table 1 with seed 0, LEEP's correlation with other seeds, the claims, and two figures."""
     seeds = sorted({*runs.seed} - {0})
-    others = [build_table(runs, seed).query("measure == 'leep'").set_index("row").r for seed in seeds]
+    leep = runs[runs.measure == "leep"]
+    others = [build_table(leep, seed).query("measure == 'leep'").set_index("row").r for seed in seeds]
     header, *lines = long_lines(table)
     again = [", ".join(signed(r[int(line[0])]) for r in others if pd.notna(r[int(line[0])])) for line in lines]
     lines = [[*header, "LEEP, other seeds"], *([*line, cell] for line, cell in zip(lines, again))]
